@@ -1,0 +1,1 @@
+"""Understudy: distil a large language model into a small one, and prove whether it worked."""

@@ -1,0 +1,189 @@
+"""Artifacts: immutable, content-addressed folders on any fsspec file system, finished when their manifest is there.
+
+`publish` writes the files first and `manifest.json` last, so that a reader either sees a whole artifact or none. An id
+is the kind and a hash of the content: publishing the same bytes twice gives the same id and costs nothing. Aliases
+(`production` -> `model-...`) are the only thing here that changes. Knows nothing of what is inside an artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
+
+__all__ = ["Artifact", "ArtifactStore", "Kind"]
+
+Kind = Literal["file", "dataset", "shard", "model", "report"]
+_ID = re.compile(rf"({'|'.join(get_args(Kind))})-[0-9a-f]{{24}}")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published folder: `files` maps each relative path to its SHA-256."""
+
+    id: str
+    kind: Kind
+    files: Mapping[str, str]
+    bytes: int
+    meta: Mapping[str, Any]
+    created_at: int
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ArtifactStore:
+    """The artifacts below one root: a local folder, or any fsspec URL (`s3://bucket/prefix`).
+
+    `cache` is the local folder that remote artifacts are copied into before use; a local store is used in place.
+    """
+
+    def __init__(self, root: str | Path, cache: Path | None = None) -> None:
+        self.fs, self.root = url_to_fs(str(root))
+        self._local = isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
+        self._cache = cache or Path(tempfile.gettempdir()) / f"understudy-cache-{os.getuid()}"
+        self._verified: set[str] = set()
+
+    def publish(self, kind: Kind, folder: Path, meta: Mapping[str, Any] | None = None) -> Artifact:
+        """Copy every file of `folder` into the store and return the finished artifact.
+
+        `meta` is a description and no part of the identity. Raises InvalidRequest for an empty folder.
+        """
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        if not paths:
+            raise InvalidRequest(f"nothing to publish: {folder} holds no file")
+        files = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        artifact = Artifact(
+            id=f"{kind}-{digest[:24]}",
+            kind=kind,
+            files=files,
+            bytes=sum(path.stat().st_size for path in paths),
+            meta=dict(meta or {}),
+            created_at=int(time.time()),
+        )
+        if self.exists(artifact.id):
+            return self.get(artifact.id)
+        for name in files:
+            target = f"{self._path(artifact.id)}/{name}"
+            self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._write(target, folder / name)
+        self._write_json(f"{self._path(artifact.id)}/{_MANIFEST}", artifact.__dict__)
+        return artifact
+
+    def exists(self, artifact_id: str) -> bool:
+        """True when the artifact is finished; a folder without a manifest does not exist."""
+        return bool(_ID.fullmatch(artifact_id)) and self.fs.exists(f"{self._path(artifact_id)}/{_MANIFEST}")
+
+    def get(self, artifact_id: str) -> Artifact:
+        """Read a manifest; raises ArtifactNotFound."""
+        if not self.exists(artifact_id):
+            raise ArtifactNotFound(f"no artifact '{artifact_id}' in this store")
+        try:
+            return Artifact(**json.loads(self.fs.cat_file(f"{self._path(artifact_id)}/{_MANIFEST}")))
+        except (TypeError, ValueError) as error:
+            raise ArtifactCorrupt(f"the manifest of '{artifact_id}' cannot be read: {error}") from error
+
+    def folder(self, artifact_id: str) -> Path:
+        """A local folder with the artifact's files, checksums verified once per process.
+
+        Raises ArtifactNotFound, or ArtifactCorrupt when a byte differs from the manifest. Treat it as read-only.
+        """
+        artifact = self.get(artifact_id)
+        place = Path(self._path(artifact_id)) if self._local else self._cache / artifact_id
+        if artifact_id in self._verified and place.is_dir():
+            return place
+        if not self._local:
+            self._download(artifact, place)
+        for name, digest in artifact.files.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ArtifactCorrupt(f"the manifest of '{artifact_id}' names a path outside it: '{name}'")
+            if not (place / name).is_file():
+                raise ArtifactCorrupt(f"'{name}' of '{artifact_id}' is missing: publish the artifact again")
+            if _sha256(place / name) != digest:
+                raise ArtifactCorrupt(f"'{name}' of '{artifact_id}' differs from its manifest: publish it again")
+        self._verified.add(artifact_id)
+        return place
+
+    def delete(self, artifact_id: str) -> None:
+        """Remove an artifact, its manifest first, so that no reader meets half of it."""
+        self.get(artifact_id)
+        self.fs.rm_file(f"{self._path(artifact_id)}/{_MANIFEST}")
+        self.fs.rm(self._path(artifact_id), recursive=True)
+        self._verified.discard(artifact_id)
+
+    def set_alias(self, name: str, artifact_id: str) -> None:
+        """Point `name` at an artifact, atomically. Raises InvalidRequest or ArtifactNotFound."""
+        if not _ALIAS.fullmatch(name) or _ID.fullmatch(name):
+            raise InvalidRequest(f"alias '{name}' must be 1-64 of letters, digits, '.', '_' or '-'", param="alias")
+        self.get(artifact_id)
+        self.fs.makedirs(f"{self.root}/aliases", exist_ok=True)
+        record = {"artifact": artifact_id, "set_at": int(time.time())}
+        self._write_json(f"{self.root}/aliases/{name}.json", record)
+
+    def aliases(self) -> dict[str, str]:
+        """Every alias and the artifact that it names."""
+        if not self.fs.exists(f"{self.root}/aliases"):
+            return {}
+        paths = sorted(str(path) for path in self.fs.ls(f"{self.root}/aliases", detail=False))
+        names = [path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths if path.endswith(".json")]
+        return {name: self.resolve(name) for name in names}
+
+    def resolve(self, name: str) -> str:
+        """The artifact id behind an id or an alias; raises ArtifactNotFound, which lists the aliases there are."""
+        if _ID.fullmatch(name):
+            return self.get(name).id
+        path = f"{self.root}/aliases/{name}.json"
+        if not _ALIAS.fullmatch(name) or not self.fs.exists(path):
+            known = ", ".join(self.aliases()) or "none yet"
+            raise ArtifactNotFound(f"'{name}' is neither an artifact id nor an alias (aliases: {known})")
+        return str(json.loads(self.fs.cat_file(path))["artifact"])
+
+    def list(self, kind: Kind) -> list[Artifact]:
+        """Finished artifacts of one kind, oldest first."""
+        found = (str(path).rsplit("/", 2)[-2] for path in self.fs.glob(f"{self.root}/{kind}-*/{_MANIFEST}"))
+        return sorted((self.get(name) for name in found if _ID.fullmatch(name)), key=lambda a: (a.created_at, a.id))
+
+    def _path(self, artifact_id: str) -> str:
+        return f"{self.root}/{artifact_id}"
+
+    def _download(self, artifact: Artifact, place: Path) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        for name in artifact.files:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            self.fs.get_file(f"{self._path(artifact.id)}/{name}", str(place / name))
+
+    def _write(self, target: str, source: Path) -> None:
+        """Write aside and move: a crash leaves a stray file, never a short one under its final name."""
+        if not self._local:  # object stores make a key visible only when it is whole
+            self.fs.put_file(str(source), target)
+            return
+        aside = f"{target}.{uuid.uuid4().hex}.part"
+        shutil.copyfile(source, aside)
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+
+    def _write_json(self, target: str, value: Mapping[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch) / "value.json"
+            source.write_text(json.dumps(dict(value), indent=1, sort_keys=True))
+            self._write(target, source)

@@ -1,0 +1,142 @@
+"""Clients of the three services, on httpx. Each method is one call of the wire format; nothing here retries.
+
+An error answer is raised as the class that the service raised (see `understudy.errors`), and a service that cannot be
+reached as Unavailable, so that a caller decides on `error.retryable` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from understudy.errors import Unavailable, UnderstudyError, from_body
+from understudy.schemas import (
+    AttributionRequest,
+    AttributionResponse,
+    ModelInfo,
+    PredictionRequest,
+    PredictionResponse,
+)
+
+__all__ = ["OrchestratorClient", "StudentClient", "TeacherClient"]
+
+
+class _Client:
+    """One service at one address. `transport` replaces the network in tests."""
+
+    def __init__(
+        self, base_url: str, *, transport: httpx.BaseTransport | None = None, timeout: float | None = 120.0
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        # trust_env off: these are our own addresses, and a proxy from the environment must not see the texts.
+        self._http = httpx.Client(base_url=self.base_url, transport=transport, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ready(self) -> bool:
+        """True when the service says that it can do its work."""
+        try:
+            return bool(self._call("GET", "/readyz"))
+        except UnderstudyError:
+            return False
+
+    def live(self) -> bool:
+        """True when the service answers at all."""
+        try:
+            return bool(self._call("GET", "/livez"))
+        except UnderstudyError:
+            return False
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._send(method, path, **options)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise Unavailable(f"{self.base_url}{path} answered something that is not JSON") from error
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"{self.base_url} does not answer ({reason}): is the service running there?") from error
+        if answer.is_success:
+            return answer
+        try:
+            body = answer.json()
+        except ValueError:
+            body = {}
+        wait = answer.headers.get("retry-after", "")
+        raise from_body(
+            answer.status_code, body if isinstance(body, Mapping) else {}, float(wait) if wait.isdigit() else None
+        )
+
+
+class TeacherClient(_Client):
+    def attribute(self, request: AttributionRequest) -> AttributionResponse:
+        body = self._call("POST", "/v1/attributions", json=request.model_dump(mode="json"))
+        return AttributionResponse.model_validate(body)
+
+    def predict(self, request: PredictionRequest) -> PredictionResponse:
+        return PredictionResponse.model_validate(
+            self._call("POST", "/v1/predictions", json=request.model_dump(mode="json"))
+        )
+
+    def model(self, ref: str) -> ModelInfo:
+        """Facts about a model, which the service loads if it has to."""
+        return ModelInfo.model_validate(self._call("GET", "/v1/models/" + ref))
+
+
+class StudentClient(_Client):
+    def predict(self, request: PredictionRequest) -> PredictionResponse:
+        return PredictionResponse.model_validate(
+            self._call("POST", "/v1/predictions", json=request.model_dump(mode="json"))
+        )
+
+    def models(self) -> list[dict[str, Any]]:
+        return list(self._call("GET", "/v1/models")["data"])
+
+
+class OrchestratorClient(_Client):
+    """OpenAI's wire format plus ours; jobs are returned as the JSON objects that came over the wire."""
+
+    def upload(self, path: Path, purpose: str = "fine-tune") -> str:
+        """Upload a data file and return its id."""
+        with path.open("rb") as file:
+            options = {"files": {"file": (path.name, file)}, "data": {"purpose": purpose}}
+            return str(self._call("POST", "/v1/files", **options)["id"])
+
+    def create_job(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self._call("POST", "/v1/fine_tuning/jobs", json=dict(job)))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return dict(self._call("GET", f"/v1/fine_tuning/jobs/{job_id}"))
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return list(self._call("GET", "/v1/fine_tuning/jobs")["data"])
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        return dict(self._call("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel"))
+
+    def events(self, job_id: str, after: str | None = None) -> list[dict[str, Any]]:
+        params = {"limit": "100"} | ({"after": after} if after else {})
+        return list(self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/events", params=params)["data"])
+
+    def report(self, job_id: str) -> dict[str, Any]:
+        return dict(self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/report"))
+
+    def report_html(self, job_id: str) -> str:
+        return self._send("GET", f"/v1/fine_tuning/jobs/{job_id}/report.html").text

@@ -1,0 +1,131 @@
+"""The adapter contract: the one seam between a model's architecture and everything that explains or scores it.
+
+An attribution method sees only `embed`, `score` and `baseline`; it never learns which architecture it runs on. An
+adapter never learns which method calls it. M methods and N adapters are therefore M + N files.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from understudy.schemas import TaskSpec
+
+__all__ = ["Adapter", "Answer", "Batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples, tokenised and padded to T input tokens.
+
+    `offsets[i][t]` is the character span of token t in the *user's* text i, or None where the token is no part of it
+    (template, special and padding tokens, and the target of a causal model). `truncated[i]` counts the tokens of text i
+    that did not fit the window.
+    """
+
+    texts: tuple[str, ...]
+    ids: Tensor  # (B, T)
+    mask: Tensor  # (B, T), 1 where the model may look
+    labels: Tensor  # what `score` explains; seq2seq (B, S) and causal (B, T) with -100 elsewhere, classifier (B,)
+    offsets: tuple[tuple[tuple[int, int] | None, ...], ...]
+    truncated: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer to one text; `probabilities` over the label set or the row's choices, None for open tasks."""
+
+    text: str
+    probability: float
+    probabilities: dict[str, float] | None = None
+
+
+class Adapter(ABC):
+    """One loaded model with its tokenizer and task; parameters are frozen and the model is in eval mode."""
+
+    architecture: ClassVar[str]  # "seq2seq", "causal" or "classifier"
+
+    def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.task = task
+        self.max_tokens = max_tokens
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens each text takes in a batch, template and special tokens counted, after truncation."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], targets: Sequence[str]) -> Batch:
+        """Tokenise the texts, in the task's template, and what is to be explained.
+
+        Raises ModelError where a target cannot be expressed (a classifier that has no such label).
+        """
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings: (B, T) -> (B, T, D)."""
+
+    @abstractmethod
+    def score(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """The mean logit of each example's target tokens: (B, T, D), (B, T), labels -> (B,).
+
+        Sums nothing over the batch: an example's score and gradient do not depend on its neighbours. All arguments are
+        tensors with B rows, because captum repeats tensors only when it expands a batch.
+        """
+
+    @abstractmethod
+    def baseline(self, batch: Batch) -> Tensor:
+        """Embeddings of an input that says nothing, for methods that compare with one: (B, T, D).
+
+        Text tokens become the architecture's neutral token (padding for T5, mask or padding for encoders); template and
+        special tokens stay as they are.
+        """
+
+    @abstractmethod
+    def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Log-probability of each candidate answer of each text: one row per text, as long as its candidates."""
+
+    @abstractmethod
+    def generate(
+        self, texts: Sequence[str], max_new_tokens: int = 64, template: str | None = None
+    ) -> list[tuple[str, float]]:
+        """Greedy answers with their probability (product over the answer's tokens).
+
+        `template` replaces the task's for this call. Raises ModelError for a model that cannot write (a classifier).
+        """
+
+    def answers(
+        self,
+        texts: Sequence[str],
+        choices: Sequence[Sequence[str] | None] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> list[Answer]:
+        """Answer each text: from its own `choices` if it has some, else from `labels` (default: the task's), else freely.
+
+        Probabilities are normalised over the candidates, so they sum to 1.
+        """
+        closed = list(labels or self.task.labels)
+        rows = [list(own) if own else closed for own in (choices or [None] * len(texts))]
+        scored = [i for i, row in enumerate(rows) if row]
+        free = [i for i, row in enumerate(rows) if not row]
+        found: dict[int, Answer] = {}
+        if scored:
+            likelihoods = self.log_likelihoods([texts[i] for i in scored], [rows[i] for i in scored])
+            for i, row in zip(scored, likelihoods, strict=True):
+                probabilities = torch.tensor(row, dtype=torch.float64).softmax(-1).tolist()
+                best = max(range(len(row)), key=row.__getitem__)
+                found[i] = Answer(rows[i][best], probabilities[best], dict(zip(rows[i], probabilities, strict=True)))
+        if free:
+            for i, (text, probability) in zip(free, self.generate([texts[i] for i in free]), strict=True):
+                found[i] = Answer(text, probability)
+        return [found[i] for i in range(len(texts))]
