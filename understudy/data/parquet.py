@@ -1,0 +1,117 @@
+"""Examples and annotated examples as Parquet: what the stages of a job hand to each other.
+
+One file is one shard, written aside and moved, so that a reader never meets half of it. Knows the schema of our own
+files only; `read` is for the files of users.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from understudy.errors import ArtifactCorrupt, ArtifactNotFound
+from understudy.schemas import Attribution, Example
+
+__all__ = ["AnnotatedExample", "read_annotated", "read_examples", "write_annotated", "write_examples"]
+
+_Row = TypeVar("_Row", bound=BaseModel)
+
+# Rows per row group: long enough to compress well, short enough that a writer holds little.
+_GROUP = 4096
+
+_WORDS = pa.list_(
+    pa.struct([("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("score", pa.float64())])
+)
+_EXAMPLE = pa.struct(
+    [
+        ("id", pa.string()),
+        ("input", pa.string()),
+        ("output", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("rationale", pa.string()),
+        ("highlights", pa.list_(pa.list_(pa.int32()))),
+    ]
+)
+_ATTRIBUTION = pa.struct(
+    [
+        ("id", pa.string()),
+        ("prediction", pa.string()),
+        ("probability", pa.float64()),
+        ("probabilities", pa.map_(pa.string(), pa.float64())),
+        ("explained", pa.string()),
+        ("words", _WORDS),
+        ("rationale", _WORDS),
+        ("tokens", pa.int32()),
+        ("truncated", pa.int32()),
+    ]
+)
+_PLAIN = pa.schema(list(_EXAMPLE))
+_ANNOTATED = pa.schema([("example", _EXAMPLE), ("attribution", _ATTRIBUTION)])
+
+
+class AnnotatedExample(BaseModel):
+    """An example and what the teacher said about it: the words that decided its answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    example: Example
+    attribution: Attribution
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> int:
+    """Write a shard of examples and return how many there were."""
+    return _write(path, _PLAIN, examples)
+
+
+def read_examples(*paths: Path) -> list[Example]:
+    """Read shards in the order given. Raises ArtifactNotFound or ArtifactCorrupt, which name the shard."""
+    return [row for path in paths for row in _read(path, _PLAIN, Example)]
+
+
+def write_annotated(path: Path, rows: Iterable[AnnotatedExample]) -> int:
+    """Write a shard of annotated examples and return how many there were."""
+    return _write(path, _ANNOTATED, rows)
+
+
+def read_annotated(*paths: Path) -> list[AnnotatedExample]:
+    """Read shards in the order given. Raises ArtifactNotFound or ArtifactCorrupt, which name the shard."""
+    return [row for path in paths for row in _read(path, _ANNOTATED, AnnotatedExample)]
+
+
+def _write(path: Path, schema: pa.Schema, rows: Iterable[BaseModel]) -> int:
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    remaining = iter(rows)
+    count = 0
+    try:
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            while group := [row.model_dump() for row in islice(remaining, _GROUP)]:
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                count += len(group)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return count
+
+
+def _read(path: Path, schema: pa.Schema, kind: type[_Row]) -> Iterator[_Row]:
+    if not path.is_file():
+        raise ArtifactNotFound(f"there is no shard at {path}")
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(schema):
+                raise ArtifactCorrupt(
+                    f"{path} is no shard of {kind.__name__}: its columns are {file.schema_arrow.names}"
+                )
+            for group in file.iter_batches(_GROUP):
+                for row in group.to_pylist(maps_as_pydicts="strict"):
+                    yield kind.model_validate(row)
+    except (pa.ArrowException, OSError, ValidationError) as error:
+        raise ArtifactCorrupt(f"{path} cannot be read as a shard of {kind.__name__}: {error}") from error
