@@ -98,6 +98,8 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
 
 async def _answer_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, UnderstudyError):  # FastAPI re-words what is raised while it reads a body
+        return render(error.__cause__)
     if error.status_code == 404:
         return render(NotFound("no such address: see /docs for those there are"))
     answer = InvalidRequest(str(error.detail)).body()

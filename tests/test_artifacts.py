@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from understudy.artifacts import ArtifactStore
+from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "made"
+    (place / "deep").mkdir(parents=True)
+    (place / "weights.bin").write_bytes(b"\x00\x01" * 1000)
+    (place / "deep" / "task.json").write_text("{}")
+    return place
+
+
+def test_what_is_published_comes_back_byte_for_byte(store: ArtifactStore, folder: Path) -> None:
+    artifact = store.publish("model", folder, {"recipe": "finetune"})
+    place = store.folder(artifact.id)
+    assert (place / "weights.bin").read_bytes() == (folder / "weights.bin").read_bytes()
+    assert (place / "deep" / "task.json").read_text() == "{}"
+    assert artifact.meta == {"recipe": "finetune"}
+    assert store.get(artifact.id) == artifact
+
+
+def test_the_id_is_the_content(store: ArtifactStore, folder: Path) -> None:
+    first = store.publish("model", folder, {"made": "once"})
+    again = store.publish("model", folder, {"made": "twice"})
+    (folder / "deep" / "task.json").write_text("{ }")
+    other = store.publish("model", folder)
+    assert first == again
+    assert other.id != first.id
+
+
+def test_a_folder_without_a_manifest_does_not_exist(store: ArtifactStore, folder: Path) -> None:
+    artifact = store.publish("model", folder)
+    (Path(store.root) / artifact.id / "manifest.json").unlink()
+    assert not store.exists(artifact.id)
+    assert store.list("model") == []
+    with pytest.raises(ArtifactNotFound):
+        store.folder(artifact.id)
+    assert store.publish("model", folder).id == artifact.id  # and it can be published again
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_files_are_refused_by_name(store: ArtifactStore, folder: Path, damage: str) -> None:
+    artifact = store.publish("model", folder)
+    victim = Path(store.root) / artifact.id / "weights.bin"
+    if damage == "flip":
+        victim.write_bytes(b"\x01" + victim.read_bytes()[1:])
+    elif damage == "cut":
+        victim.write_bytes(victim.read_bytes()[:-1])
+    else:
+        victim.unlink()
+    with pytest.raises(ArtifactCorrupt, match=r"weights\.bin"):
+        ArtifactStore(store.root).folder(artifact.id)
+
+
+def test_a_manifest_that_points_outside_is_refused(store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
+    artifact = store.publish("model", folder)
+    (tmp_path / "secret").write_text("x")
+    manifest = Path(store.root) / artifact.id / "manifest.json"
+    record = json.loads(manifest.read_text())
+    record["files"] = {"../../secret": "0" * 64}
+    manifest.write_text(json.dumps(record))
+    with pytest.raises(ArtifactCorrupt, match="outside"):
+        ArtifactStore(store.root).folder(artifact.id)
+
+
+@pytest.mark.parametrize("name", ["../etc", "model-xyz", "", "model-" + "0" * 24, "a/b", "nul\x00"])
+def test_names_that_are_no_artifact_are_not_found(store: ArtifactStore, name: str) -> None:
+    with pytest.raises(ArtifactNotFound):
+        store.resolve(name)
+
+
+def test_an_alias_moves_and_the_error_lists_those_there_are(store: ArtifactStore, folder: Path) -> None:
+    first = store.publish("model", folder)
+    (folder / "weights.bin").write_bytes(b"new")
+    second = store.publish("model", folder)
+    store.set_alias("production", first.id)
+    assert store.resolve("production") == first.id
+    store.set_alias("production", second.id)
+    assert store.aliases() == {"production": second.id}
+    with pytest.raises(ArtifactNotFound, match="aliases: production"):
+        store.resolve("canary")
+
+
+@pytest.mark.parametrize("name", ["../up", "", "a b", "x" * 65, "-dash"])
+def test_alias_names_are_checked(store: ArtifactStore, folder: Path, name: str) -> None:
+    artifact = store.publish("model", folder)
+    with pytest.raises(InvalidRequest) as caught:
+        store.set_alias(name, artifact.id)
+    assert caught.value.param == "alias"
+
+
+def test_an_empty_folder_is_not_published(store: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidRequest, match="holds no file"):
+        store.publish("report", tmp_path / "empty")
+
+
+def test_a_deleted_artifact_is_gone(store: ArtifactStore, folder: Path) -> None:
+    artifact = store.publish("model", folder)
+    store.folder(artifact.id)
+    store.delete(artifact.id)
+    assert not store.exists(artifact.id)
+    with pytest.raises(ArtifactNotFound):
+        store.folder(artifact.id)
+
+
+def test_a_remote_store_is_copied_here_and_verified(folder: Path, tmp_path: Path) -> None:
+    remote = ArtifactStore("memory://bucket/root", cache=tmp_path / "cache")
+    artifact = remote.publish("model", folder)
+    assert (remote.folder(artifact.id) / "weights.bin").read_bytes() == (folder / "weights.bin").read_bytes()
+    fsspec.filesystem("memory").pipe_file(f"/bucket/root/{artifact.id}/weights.bin", b"bad")
+    fresh = ArtifactStore("memory://bucket/root", cache=tmp_path / "cache2")
+    with pytest.raises(ArtifactCorrupt):
+        fresh.folder(artifact.id)
