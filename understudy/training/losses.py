@@ -1,0 +1,59 @@
+"""Losses: pure functions from tensors to one number an example. They know no model, recipe or batch size.
+
+Each returns (B,): an example's loss depends on nothing but that example. The trainer sums them and divides by the
+number of examples of the whole optimisation step, so padding, the order within a batch and gradient accumulation change
+nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["cross_entropy", "distillation", "gate_cross_entropy", "mixture", "sequence_log_likelihood"]
+
+IGNORED = -100
+"""The label of a position that is no target, as everywhere in transformers."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over each example's own targets: (B, L), (B,) for one class, (B, S, V), (B, S) for a text."""
+    if labels.dim() == 1:
+        return F.cross_entropy(logits, labels, reduction="none")  # (B,)
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # (B, S)
+    return losses.sum(-1) / (labels != IGNORED).sum(-1).clamp(min=1)
+
+
+def sequence_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each target text, summed over its tokens: (B, S, V), (B, S) -> (B,)."""
+    return -F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(-1)
+
+
+def gate_cross_entropy(gate_logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross-entropy of each token's gate, mean over the tokens in `mask`: three of (B, T) -> (B,).
+
+    `mask` is 0 on padding, special and template tokens, which can be no reason. An example without any token in it
+    costs nothing.
+    """
+    losses = F.binary_cross_entropy_with_logits(gate_logits, targets, reduction="none") * mask  # (B, T)
+    return losses.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def distillation(scores: Tensor, probabilities: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
+    """T^2 x KL(teacher || student) over each example's candidates, both softened by T: two of (B, C) -> (B,).
+
+    `scores` are the student's logits or log-likelihoods. The factor T^2 keeps the gradient's size when T changes
+    (Hinton et al. 2015, section 2). `mask` is 0 where an example has no such candidate.
+    """
+    lowest = torch.finfo(scores.dtype).min / 2  # not -inf: 0 x inf is nan
+    exists = torch.ones_like(probabilities) if mask is None else mask
+    log_student = (scores / temperature).masked_fill(exists == 0, lowest).log_softmax(-1)
+    teacher = (probabilities.log() / temperature).masked_fill(exists == 0, -torch.inf).softmax(-1)
+    return temperature**2 * F.kl_div(log_student, teacher, reduction="none").sum(-1)
+
+
+def mixture(label: Tensor, teacher: Tensor, share: float, present: Tensor) -> Tensor:
+    """`share` of the teacher's loss, the rest of the label's; where the teacher said nothing, the label's alone."""
+    weight = share * present
+    return (1 - weight) * label + weight * teacher

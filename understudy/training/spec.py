@@ -1,0 +1,73 @@
+"""What a training stage is asked, says on the way and answers. Plain values: no torch, no files read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.schemas import Hyperparameters, TaskSpec
+
+__all__ = ["TrainEvent", "TrainResult", "TrainSpec"]
+
+
+class TrainSpec(BaseModel):
+    """One arm of a job: a recipe with a seed. Or a teacher: recipe `finetune` on rows that nobody annotated.
+
+    `train` are Parquet shards of annotated examples, or of plain ones where `annotated` is false; `validation` is a
+    Parquet file of plain examples. `artifacts` is the root of the store in which `model` may be an id or an alias.
+    `max_train_rows` keeps the rows with the smallest content hashes: the same ones in every arm and for every seed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str = Field(min_length=1)
+    task: TaskSpec
+    train: tuple[Path, ...] = Field(min_length=1)
+    annotated: bool
+    validation: Path
+    recipe: str = "finetune"
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    hyperparameters: Hyperparameters = Hyperparameters()
+    rationale_weight: float = Field(default=1.0, gt=0, le=100)
+    top_k: int = Field(default=5, ge=1, le=100)
+    max_train_rows: int | None = Field(default=None, ge=2)
+    artifacts: str | None = None
+
+
+class TrainEvent(BaseModel):
+    """Progress: `loss` is the mean training loss since the last event that had one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    total_steps: int
+    loss: float | None = None
+    validation_accuracy: float | None = None
+
+
+class TrainResult(BaseModel):
+    """What a finished training says of itself; `result.json` beside the model, written last.
+
+    `seconds` counts every run of a training that was resumed. `without_words` and `without_distribution` count the
+    rows whose annotation lacks what the recipe reads: they train the label alone. `truncated` counts the rows of which
+    the student's window cut a part off.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    model: Path
+    validation_accuracy: float
+    validation_loss: float
+    validation_rows: int
+    best_step: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seconds: float
+    parameters: int
+    device: str
+    instances: int
+    without_words: int = 0
+    without_distribution: int = 0
+    truncated: int = 0
