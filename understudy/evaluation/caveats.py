@@ -1,0 +1,97 @@
+"""What a reader must keep in mind about a report, derived from its own numbers. No torch, no opinions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from understudy.evaluation.report import ArmRow, Comparison, TeacherRow
+from understudy.evaluation.spec import ArmResult, RowCounts
+
+__all__ = ["caveats"]
+
+SMALL_TEST = 500
+"""Below this many test examples an interval of paired arms is wider than about three points."""
+
+SMALL_VALIDATION = 100
+MANY_REJECTED = 0.05
+
+
+def caveats(
+    arms: Sequence[ArmRow],
+    teacher: TeacherRow,
+    comparisons: Sequence[Comparison],
+    rows: RowCounts,
+    trained: Sequence[ArmResult],
+) -> tuple[str, ...]:
+    """Every caution that applies, the ones that matter most first."""
+    return (
+        *_about_seeds(arms),
+        *_about_rows(rows, comparisons),
+        *_about_teacher(arms, teacher),
+        *_about_comparisons(comparisons),
+        *_about_training(trained),
+    )
+
+
+def _about_seeds(arms: Sequence[ArmRow]) -> list[str]:
+    fewest = min(len(arm.seeds) for arm in arms)
+    if fewest == 1:
+        return [
+            "One seed: the intervals show the luck of the test examples, not the luck of training. Run three seeds or "
+            "more before relying on a verdict."
+        ]
+    if fewest < 3:
+        return [f"{fewest} seeds: how much a recipe's result varies from seed to seed is known only roughly."]
+    return []
+
+
+def _about_rows(rows: RowCounts, comparisons: Sequence[Comparison]) -> list[str]:
+    found = []
+    if rows.test < SMALL_TEST and comparisons:
+        half = 50 * max(one.high - one.low for one in comparisons)
+        found.append(f"Only {rows.test:,} test examples: differences below about {half:.1f} points cannot be told.")
+    if rows.validation < SMALL_VALIDATION:
+        found.append(
+            f"Only {rows.validation:,} validation examples: the best checkpoint and the published arm were chosen on "
+            "little evidence."
+        )
+    given = rows.train + rows.validation + rows.test + rows.rejected
+    if rows.rejected > MANY_REJECTED * given:
+        found.append(f"{rows.rejected:,} of {given:,} rows were rejected: see the list of rejected rows.")
+    return found
+
+
+def _about_teacher(arms: Sequence[ArmRow], teacher: TeacherRow) -> list[str]:
+    found = []
+    if teacher.finetuned:
+        found.append(
+            "The teacher was fine-tuned on the same labels as the students: it brings its size, and no other data."
+        )
+    plain = next((arm for arm in arms if arm.recipe == "finetune"), None)
+    if plain and teacher.accuracy <= plain.accuracy:
+        found.append(
+            f"The teacher ({100 * teacher.accuracy:.1f} %) is no better than the label-only student "
+            f"({100 * plain.accuracy:.1f} %): there is little that it could teach."
+        )
+    return found
+
+
+def _about_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
+    if len(comparisons) < 2:
+        return []
+    return [
+        f"{len(comparisons)} comparisons, each with its own 95 % interval: that one of them is wrong by chance is "
+        "likelier than 5 %."
+    ]
+
+
+def _about_training(trained: Sequence[ArmResult]) -> list[str]:
+    found = []
+    lacking = max(one.without_words for one in trained)
+    if lacking:
+        found.append(f"{lacking:,} training rows had no words from the teacher and trained the label alone.")
+    if len({one.steps for one in trained}) > 1:
+        found.append(
+            "The arms did not take the same number of training steps: their difference is not the recipe's alone."
+        )
+    return found
