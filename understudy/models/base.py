@@ -6,14 +6,16 @@ adapter never learns which method calls it. M methods and N adapters are therefo
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from understudy.models.text import Encoded, Template, tokenize
 from understudy.schemas import TaskSpec
 
 __all__ = ["Adapter", "Answer", "Batch"]
@@ -35,6 +37,11 @@ class Batch:
     offsets: tuple[tuple[tuple[int, int] | None, ...], ...]
     truncated: tuple[int, ...]
 
+    @property
+    def text_tokens(self) -> Tensor:
+        """(B, T), true where a token is part of the user's text."""
+        return torch.tensor([[span is not None for span in row] for row in self.offsets], device=self.ids.device)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -49,6 +56,7 @@ class Adapter(ABC):
     """One loaded model with its tokenizer and task; parameters are frozen and the model is in eval mode."""
 
     architecture: ClassVar[str]  # "seq2seq", "causal" or "classifier"
+    max_padded_tokens: ClassVar[int] = 2048  # of one forward pass, where the adapter itself makes the batches
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -58,11 +66,38 @@ class Adapter(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+        return next(self.model.parameters()).device
 
-    @abstractmethod
+    @property
+    def precision(self) -> str:
+        """The dtype that the model computes in: `float32`, `bfloat16`."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def end_ids(self) -> set[int]:
+        """The tokens that end an answer; chat models have several."""
+        ends = self.model.generation_config.eos_token_id
+        return set(ends) if isinstance(ends, list) else {ends} - {None}
+
+    def with_task(self, task: TaskSpec) -> Self:
+        """The same model asked in another way: another template or another label set. Shares the weights."""
+        other = copy.copy(self)
+        other.task = task
+        return other
+
+    def with_template(self, template: str | None) -> Self:
+        """The same model and labels in another template; None keeps the task's own."""
+        if template is None or template == self.task.template:
+            return self
+        return self.with_task(TaskSpec.model_validate({**self.task.model_dump(), "template": template}))
+
+    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
+        """Token ids of each text as the model reads it, and their place in the text."""
+        return tokenize(self.tokenizer, Template.parse(self.task.template), texts, self.max_tokens)
+
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens each text takes in a batch, template and special tokens counted, after truncation."""
+        return [len(row.ids) for row in self.tokenize(texts)]
 
     @abstractmethod
     def encode(self, texts: Sequence[str], targets: Sequence[str]) -> Batch:
@@ -83,13 +118,17 @@ class Adapter(ABC):
         tensors with B rows, because captum repeats tensors only when it expands a batch.
         """
 
+    @property
     @abstractmethod
+    def neutral_id(self) -> int:
+        """The token that says nothing: padding for T5, mask or padding for encoders, padding or end for decoders."""
+
     def baseline(self, batch: Batch) -> Tensor:
         """Embeddings of an input that says nothing, for methods that compare with one: (B, T, D).
 
-        Text tokens become the architecture's neutral token (padding for T5, mask or padding for encoders); template and
-        special tokens stay as they are.
+        Text tokens become the architecture's neutral token; template and special tokens stay as they are.
         """
+        return self.embed(batch.ids.masked_fill(batch.text_tokens, self.neutral_id))
 
     @abstractmethod
     def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -110,7 +149,7 @@ class Adapter(ABC):
         choices: Sequence[Sequence[str] | None] | None = None,
         labels: Sequence[str] | None = None,
     ) -> list[Answer]:
-        """Answer each text: from its own `choices` if it has some, else from `labels` (default: the task's), else freely.
+        """Answer each text: from its own `choices`, else from `labels` (default: the task's), else freely.
 
         Probabilities are normalised over the candidates, so they sum to 1.
         """

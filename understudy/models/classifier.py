@@ -1,0 +1,105 @@
+"""The adapter of encoders with a classification head: BERT-like models of the hub, and our EncoderClassifier.
+
+A target is a label's name. Label names come from the task where it lists some, else from the model's `id2label`.
+Decoders with a classification head are refused: they read the last token, which padding would move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from understudy.batching import plan_batches
+from understudy.errors import ModelError
+from understudy.models.base import Adapter, Batch
+from understudy.models.text import Encoded, pad
+from understudy.schemas import TaskSpec
+
+__all__ = ["ClassifierAdapter", "label_ids"]
+
+
+def label_ids(config: Any, labels: Sequence[str]) -> dict[str, int]:
+    """Which logit each of the task's labels has: by name, or by order where the model only counts its labels.
+
+    Raises ModelError where neither fits.
+    """
+    named = {str(name): int(index) for index, name in config.id2label.items()}
+    if not labels or set(labels) <= set(named):
+        return {label: named[label] for label in labels} or named
+    counted = {f"LABEL_{index}" for index in range(len(named))} == set(named)
+    if counted and len(labels) == len(named):
+        return {label: index for index, label in enumerate(labels)}
+    missing = [label for label in labels if label not in named]
+    raise ModelError(
+        f"this classifier has no label {', '.join(map(repr, missing))}: it has {', '.join(sorted(named))}",
+        param="labels",
+    )
+
+
+class ClassifierAdapter(Adapter):
+    architecture = "classifier"
+
+    def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
+        super().__init__(model, tokenizer, task, max_tokens)
+        self.label_ids = label_ids(model.config, task.labels)
+
+    @property
+    def neutral_id(self) -> int:
+        """An encoder that was pretrained on masks has learned what no information looks like; others have padding."""
+        mask = self.tokenizer.mask_token_id
+        return int(self.tokenizer.pad_token_id if mask is None else mask)
+
+    def encode(self, texts: Sequence[str], targets: Sequence[str]) -> Batch:
+        rows = self.tokenize(texts)
+        ids, mask = self._stack(rows)
+        return Batch(
+            texts=tuple(texts),
+            ids=ids,
+            mask=mask,
+            labels=torch.tensor(self._indices(targets), device=self.device),
+            offsets=tuple((*row.offsets, *[None] * (ids.shape[1] - len(row.ids))) for row in rows),
+            truncated=tuple(row.truncated for row in rows),
+        )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.model.get_input_embeddings()(ids)
+
+    def score(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        logits = self.model(inputs_embeds=embeds, attention_mask=mask).logits  # (B, L)
+        return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+    @torch.inference_mode()
+    def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Log-softmax over the candidates asked for, so that a label nobody asked for takes no probability."""
+        wanted = [self._indices(row) for row in candidates]
+        rows = self.tokenize(texts)
+        found: dict[int, list[float]] = {}
+        for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
+            ids, mask = self._stack([rows[i] for i in batch])
+            logits = self.model(input_ids=ids, attention_mask=mask).logits  # (B, L)
+            for i, row in zip(batch, logits.double(), strict=True):
+                found[i] = row[wanted[i]].log_softmax(-1).tolist()
+        return [found[i] for i in range(len(texts))]
+
+    def generate(self, *_: Any, **__: Any) -> list[tuple[str, float]]:
+        raise ModelError("a classifier cannot write: give labels, or choices for each row", param="model")
+
+    def with_task(self, task: TaskSpec) -> ClassifierAdapter:
+        other = super().with_task(task)
+        other.label_ids = label_ids(self.model.config, task.labels)
+        return other
+
+    def _stack(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        ids = pad([row.ids for row in rows], int(self.tokenizer.pad_token_id)).to(self.device)
+        return ids, pad([[1] * len(row.ids) for row in rows], 0).to(self.device)
+
+    def _indices(self, names: Iterable[str]) -> list[int]:
+        names = list(names)
+        for name in names:
+            if name not in self.label_ids:
+                known = ", ".join(sorted(self.label_ids))
+                raise ModelError(f"this classifier has no label {name!r}: it has {known}", param="labels")
+        return [self.label_ids[name] for name in names]

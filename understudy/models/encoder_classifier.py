@@ -1,0 +1,102 @@
+"""An encoder with a pooled sentence vector and a linear head: every classifier student, in every arm of a job.
+
+Arms differ by their recipe only, so `finetune` and `logit_kd` use the same class with `pooling="mean"` and the
+rationale gate with `pooling="gate"`: each token gets a probability that it belongs to a reason, and the sentence vector
+is the mean of the hidden states weighted by it (rationale-augmented convolutional networks, Zhang, Marshall and
+Wallace 2016). Knows nothing of tokenizers, of rationales or of losses other than the cross-entropy of its label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import ModelOutput
+
+__all__ = ["EncoderClassifier", "EncoderClassifierConfig", "EncoderClassifierOutput"]
+
+
+@strict
+class EncoderClassifierConfig(PreTrainedConfig):
+    """`encoder` is the configuration of any encoder that AutoModel knows; `num_labels` sets the width of the head."""
+
+    model_type = "understudy-encoder-classifier"
+    sub_configs_defaults = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
+
+    encoder: PreTrainedConfig | dict[str, Any] | None = None
+    pooling: Literal["mean", "gate"] = "mean"
+    dropout: float = 0.1
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.encoder.hidden_size)  # type: ignore[union-attr]
+
+
+@dataclass
+class EncoderClassifierOutput(ModelOutput):
+    """`gate_logits` are one logit a token, padding at the dtype's minimum; None with mean pooling."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, L)
+    gate_logits: Tensor | None = None  # (B, T)
+
+
+class EncoderClassifier(PreTrainedModel):
+    """Reads a label from the mean, plain or gated, of an encoder's last hidden states."""
+
+    config_class = EncoderClassifierConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: EncoderClassifierConfig) -> None:
+        super().__init__(config)
+        self.encoder = AutoModel.from_config(config.encoder)
+        self.gate = nn.Linear(config.hidden_size, 1) if config.pooling == "gate" else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> EncoderClassifierOutput:
+        """Classify (B, T) ids or (B, T, D) embeddings; a missing mask means that nothing is padding."""
+        hidden = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+        ).last_hidden_state  # (B, T, D)
+        real = (
+            hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask.to(hidden.dtype)
+        )  # (B, T)
+        gate_logits = None
+        weights = real
+        if self.gate is not None:
+            gate_logits = self.gate(hidden).squeeze(-1)  # (B, T)
+            weights = torch.sigmoid(gate_logits) * real
+            gate_logits = gate_logits.masked_fill(real == 0, torch.finfo(hidden.dtype).min)
+        # The clamp only matters where every gate is shut or a row is all padding; 0 / 0 would poison the batch.
+        total = weights.sum(1, keepdim=True).clamp_min(torch.finfo(hidden.dtype).tiny)
+        pooled = (weights.unsqueeze(-1) * hidden).sum(1) / total  # (B, D)
+        logits = self.head(self.dropout(pooled))  # (B, L)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return EncoderClassifierOutput(loss=loss, logits=logits, gate_logits=gate_logits)
+
+
+AutoConfig.register(EncoderClassifierConfig.model_type, EncoderClassifierConfig)
+AutoModel.register(EncoderClassifierConfig, EncoderClassifier)
+AutoModelForSequenceClassification.register(EncoderClassifierConfig, EncoderClassifier)

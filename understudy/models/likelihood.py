@@ -1,0 +1,44 @@
+"""What logits say of a target: its score, its log-probability, the probability of what was written. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["IGNORE", "mean_target_logit", "path_probabilities", "sum_log_probabilities"]
+
+IGNORE = -100
+"""The label of a position that is not scored, as everywhere in transformers."""
+
+
+def mean_target_logit(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over a row's labelled positions of the labelled token's logit: (B, S, V), (B, S) -> (B,)."""
+    scored = labels.ne(IGNORE)
+    return _picked(logits, labels).masked_fill(~scored, 0).sum(-1) / scored.sum(-1)
+
+
+def sum_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """The log-probability of each row's labelled tokens, not normalised by their number: (B, S, V), (B, S) -> (B,)."""
+    picked = _picked(logits, labels)  # (B, S)
+    every = picked - logits.to(picked.dtype).logsumexp(-1)
+    return every.masked_fill(labels.eq(IGNORE), 0).sum(-1)
+
+
+def path_probabilities(steps: Sequence[Tensor], written: Tensor, ends: Collection[int]) -> list[float]:
+    """The probability of each written row (B, S), its first end token included, from one (B, V) of logits a step."""
+    total = torch.zeros(len(written), dtype=torch.float64, device=written.device)
+    open_ = torch.ones(len(written), dtype=torch.bool, device=written.device)
+    stops = torch.tensor(sorted(ends), device=written.device)
+    for logits, ids in zip(steps, written.T, strict=True):
+        step = logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)  # (B,)
+        total += step.masked_fill(~open_, 0)
+        open_ &= ~torch.isin(ids, stops)
+    return [float(value) for value in total.exp()]
+
+
+def _picked(logits: Tensor, labels: Tensor) -> Tensor:
+    """The labelled tokens' logits, in float32 at least: (B, S)."""
+    picked = logits.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return picked if picked.dtype == torch.float64 else picked.float()

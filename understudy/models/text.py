@@ -1,0 +1,117 @@
+"""Text to tokens and back to characters: templates, windows and offsets, the same for every architecture.
+
+A text is tokenised together with its template, exactly as a model that was trained on the rendered text saw it. What
+does not fit the window is cut from the end of the user's text, never from the template. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from understudy.errors import ModelError
+
+__all__ = ["Encoded", "Template", "bounded_target", "clean", "pad", "tokenize"]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Span = tuple[int, int]
+
+
+def clean(text: str) -> str:
+    """Each lone surrogate, which no tokenizer takes, becomes U+FFFD; offsets stay as they were."""
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The words around the user's text: `Template.parse("Review: {input} Sentiment:")`."""
+
+    prefix: str
+    suffix: str
+
+    @classmethod
+    def parse(cls, template: str) -> Template:
+        prefix, _, suffix = template.partition("{input}")
+        return cls(prefix, suffix)
+
+    def render(self, text: str) -> str:
+        """Put the text in its place."""
+        return f"{self.prefix}{clean(text)}{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text in its template. `offsets` are spans of the user's text, None for tokens that are no part of it."""
+
+    ids: list[int]
+    offsets: list[Span | None]
+    truncated: int = 0
+
+
+def tokenize(
+    tokenizer: Any, template: Template, texts: Sequence[str], max_tokens: int, *, special: bool = True
+) -> list[Encoded]:
+    """Tokenise each text in the template, at most `max_tokens` each.
+
+    `special=False` leaves out what the tokenizer adds at the ends. Raises ModelError when the template alone fills
+    the window.
+    """
+    if not texts:
+        return []
+    found = tokenizer(
+        [template.render(text) for text in texts],
+        add_special_tokens=special,
+        padding=False,
+        truncation=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,  # the window is ours to keep: see _cut
+    )
+    start = len(template.prefix)
+    return [
+        _cut(ids, [_clip(span, start, start + len(text)) for span in spans], max_tokens)
+        for text, ids, spans in zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
+    ]
+
+
+def _clip(span: Span, start: int, end: int) -> Span | None:
+    """The part of a span of the rendered text that lies in the user's text, counted from that text's start."""
+    low, high = max(span[0], start), min(span[1], end)
+    return (low - start, high - start) if low < high else None
+
+
+def _cut(ids: list[int], offsets: list[Span | None], max_tokens: int) -> Encoded:
+    """Drop as many of the user's last tokens as do not fit."""
+    excess = len(ids) - max_tokens
+    if excess <= 0:
+        return Encoded(ids, offsets)
+    users = [position for position, span in enumerate(offsets) if span is not None]
+    first, last = (users[0], users[-1] + 1) if users else (0, 0)
+    if excess >= last - first:
+        fixed = len(ids) - (last - first)
+        raise ModelError(
+            f"the template and special tokens take {fixed} of the model's {max_tokens} tokens and leave no room for "
+            "a text: shorten the template",
+            param="template",
+        )
+    return Encoded(ids[: last - excess] + ids[last:], offsets[: last - excess] + offsets[last:], excess)
+
+
+def bounded_target(ids: list[int], max_tokens: int) -> list[int]:
+    """The target's ids, or ModelError: a target is never cut, because another target would be explained."""
+    if len(ids) > max_tokens:
+        raise ModelError(f"the target takes {len(ids)} tokens and the model's window is {max_tokens}", param="output")
+    return ids
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+    """Rows of unequal length as one (B, T) tensor."""
+    width = max(map(len, rows))
+    fill = [[value] * (width - len(row)) for row in rows]
+    return torch.tensor([[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)])
