@@ -327,7 +327,7 @@ def _holder(port: int) -> str:
     """The program that listens on a port, where the system lets us know."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 return f", by {psutil.Process(connection.pid).name()} with process id {connection.pid}"
     return ""
 

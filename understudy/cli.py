@@ -1,0 +1,169 @@
+"""The command line. A command reads its options, calls the library and prints; an error is one clear line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from understudy import quickstart as loop
+from understudy.client import OrchestratorClient
+from understudy.display import PhaseBars, report_view
+from understudy.errors import UnderstudyError
+from understudy.jobs import distillation_job, local_file, submit, watch
+from understudy.stack import Stack, StackConfig
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Distil a large model into a small one.")
+console = Console()
+
+Home = Annotated[Path, typer.Option(help="The folder that holds everything the stack writes.")]
+Host = Annotated[str, typer.Option(help="The address to bind.")]
+OrchestratorPort = Annotated[int, typer.Option(min=0, max=65535, help="The orchestrator's port; 0 takes any free one.")]
+TeacherPort = Annotated[int, typer.Option(min=0, max=65535, help="The teacher's port; 0 takes any free one.")]
+StudentPort = Annotated[int, typer.Option(min=0, max=65535, help="The student's port; 0 takes any free one.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards, until Ctrl-C.")]
+
+
+@app.command()
+def quickstart(home: Home = Path(".understudy/quickstart"), keep: Keep = False) -> None:
+    """The whole loop on real text: data, teacher, students, report, predictions."""
+    started = time.monotonic()
+    with _running(loop.config(home)) as stack:
+        loop.run(stack, console)
+        console.print(f"\n  {time.monotonic() - started:.0f} seconds in all.", highlight=False)
+        _hold(stack, keep)
+
+
+@app.command()
+def up(
+    home: Home = Path(".understudy"),
+    host: Host = "127.0.0.1",
+    port: OrchestratorPort = 8000,
+    teacher_port: TeacherPort = 8001,
+    student_port: StudentPort = 8002,
+    teacher: Annotated[str | None, typer.Option(help="A model that the teacher loads before it is ready.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write the log to its file only.")] = False,
+) -> None:
+    """The local stack until Ctrl-C: broker, teacher, orchestrator, workers, student."""
+    config = StackConfig(home, host, port, teacher_port, student_port, teacher)
+    with _running(config, echo=not quiet) as stack:
+        _hold(stack, keep=True)
+
+
+@app.command()
+def distill(
+    file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet with input and output; or hf:NAME from the hub.")],
+    teacher: Annotated[str, typer.Option(help="A hub name, a folder, an artifact id, or scratch:FAMILY-LAYERSxWIDTH.")],
+    student: Annotated[str, typer.Option(help="The same choices as for the teacher.")],
+    validation: Annotated[str | None, typer.Option(help="Held-out rows that choose; else a tenth of FILE.")] = None,
+    test: Annotated[str | None, typer.Option(help="Held-out rows that the report uses; else a fifth of FILE.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="May be given several times; auto is all that fit.")] = None,
+    finetune_teacher: Annotated[
+        bool, typer.Option("--finetune-teacher", help="Train the teacher on the task first.")
+    ] = False,
+    method: Annotated[str, typer.Option(help="The attribution method.")] = "saliency",
+    top_k: Annotated[int, typer.Option(min=1, max=100, help="Words in a rationale.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Training runs of each recipe.")] = 3,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimisation steps of every student.")] = None,
+    template: Annotated[str, typer.Option(help="What the models read; holds {input} once.")] = "{input}",
+    alias: Annotated[str, typer.Option(help="The name under which the winner is served.")] = "production",
+    url: Annotated[str | None, typer.Option(help="An orchestrator that runs already; else a stack is started.")] = None,
+    home: Home = Path(".understudy"),
+    keep: Keep = False,
+) -> None:
+    """Distil TEACHER into STUDENT on the rows of FILE, beside honest controls, and print the report."""
+    sources = {"training_file": file, "validation_file": validation, "test_file": test}
+    files = {field: local_file(source, home) for field, source in sources.items() if source}
+    job = distillation_job(
+        student=student,
+        teacher={"model": teacher, "finetune": finetune_teacher},
+        recipe=recipe or ["auto"],
+        attribution={"method": method, "top_k": top_k},
+        seeds=list(range(seeds)),
+        hyperparameters={"max_steps": max_steps},
+        template=template,
+        alias=alias,
+    )
+    with _address(url, home) as (address, stack):
+        _distill(address, stack, files, job, home)
+        if stack:
+            _hold(stack, keep)
+
+
+def _distill(address: str, stack: Stack | None, files: dict[str, Path], job: dict[str, Any], home: Path) -> None:
+    with OrchestratorClient(address) as client:
+        job_id = submit(client, files, job)
+        console.print(f"[bold]Job[/] {job_id}, submitted to {address}", highlight=False)
+        with PhaseBars(console) as bars:
+            report = watch(client, job_id, bars.update, stack.check if stack else lambda: None)
+        page = home / f"{job_id}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(client.report_html(job_id), encoding="utf-8")
+    console.print(report_view(report), f"\n  The report as a page: {page}", soft_wrap=True)
+
+
+@contextmanager
+def _running(config: StackConfig, *, echo: bool = False) -> Iterator[Stack]:
+    with (
+        console.status("Starting the local stack ...") as status,
+        Stack(config, _print_line if echo else None) as stack,
+    ):
+        status.stop()
+        console.print(
+            f"The stack runs: orchestrator {stack.orchestrator_url}, teacher {stack.teacher_url}, "
+            f"student {stack.student_url}\nlog: {stack.log_path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        yield stack
+
+
+@contextmanager
+def _address(url: str | None, home: Path) -> Iterator[tuple[str, Stack | None]]:
+    """The orchestrator that was named, or one of a stack that is started for this."""
+    if url:
+        yield url, None
+        return
+    with _running(loop.config(home)) as stack:
+        yield stack.orchestrator_url, stack
+
+
+def _hold(stack: Stack, keep: bool) -> None:
+    """Watch over the stack until Ctrl-C."""
+    if not keep:
+        return
+    console.print("\nThe stack runs until Ctrl-C.")
+    while True:
+        stack.check()
+        time.sleep(1)
+
+
+def _print_line(name: str, line: str) -> None:
+    console.print(f"[dim]{name:<12}[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _end(*_: Any) -> None:
+    sys.exit(128 + signal.SIGTERM)  # unwinds the stack, which ends what it started
+
+
+def main() -> None:
+    """Exit status 0 when all went well, 1 for an error that we explain, 2 for a wrong option, 130 for Ctrl-C."""
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        app()
+    except UnderstudyError as error:
+        field = f" ({error.param})" if error.param and error.param not in error.message else ""
+        Console(stderr=True).print(
+            f"[bold red]Error[/]{field}: {escape(error.message)}", highlight=False, soft_wrap=True
+        )
+        sys.exit(1)

@@ -1,0 +1,108 @@
+"""The first ten minutes: the whole loop on real text, on one machine, over the same HTTP that everybody uses.
+
+Text comes from Python's own documentation, so that nothing has to be fetched. Sizes were chosen by measurement (see
+docs/experiments.md) to end within six minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from understudy.client import OrchestratorClient, StudentClient
+from understudy.data.docstrings import docstring_examples
+from understudy.display import PhaseBars, prediction_view, report_view
+from understudy.jobs import submit, watch
+from understudy.schemas import PredictionInput, PredictionRequest
+from understudy.stack import Stack, StackConfig
+
+__all__ = ["QUICKSTART_JOB", "config", "run", "write_data"]
+
+QUICKSTART_JOB: Mapping[str, Any] = {
+    "model": "scratch:bert-1x64",
+    "seed": 0,
+    "metadata": {"made_by": "understudy quickstart"},
+    "method": {
+        "type": "distillation",
+        "distillation": {
+            "teacher": {"model": "scratch:bert-2x128", "finetune": True},
+            "recipe": "auto",
+            "seeds": [0, 1],
+            "attribution": {"method": "saliency", "top_k": 8},
+            "alias": "production",
+        },
+    },
+}
+
+# Written for this file, so that no model has seen them.
+SENTENCES = (
+    "Open a connection to the mail server, log in over TLS and send the message to every recipient.",
+    "Wait until another thread releases the lock, or until the timeout expires.",
+    "Return the variance of the sample, given the mean that was computed before.",
+    "Walk the directory tree, copy each file to the backup folder and keep its permissions.",
+    "Parse the XML document and return the text of the first element with that tag.",
+)
+
+
+def config(home: Path) -> StackConfig:
+    """The stack's usual ports, or any free one where somebody else has one: a first run must not fail on that."""
+    usual = StackConfig(home)
+    ports = (usual.port, usual.teacher_port, usual.student_port)
+    port, teacher_port, student_port = (port if _is_free(port) else 0 for port in ports)
+    return StackConfig(home, port=port, teacher_port=teacher_port, student_port=student_port)
+
+
+def write_data(path: Path) -> int:
+    """Write the docstring data set as JSON lines and return its number of rows."""
+    examples = docstring_examples()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(example.model_dump_json(include={"id", "input", "output"}) + "\n" for example in examples)
+    return len(examples)
+
+
+def run(stack: Stack, console: Console) -> None:
+    """Data, upload, job, report, predictions, against a stack that runs."""
+    data = stack.config.home / "docstrings.jsonl"
+    console.print(
+        f"\n[bold]1. Data[/]  {write_data(data):,} texts from Python's own documentation, nine classes: {data}"
+    )
+    with OrchestratorClient(stack.orchestrator_url) as orchestrator, PhaseBars(console) as bars:
+        job = submit(orchestrator, {"training_file": data}, QUICKSTART_JOB)
+        console.print(f"[bold]2. Job[/]   {job}, submitted to {stack.orchestrator_url}")
+        report = watch(orchestrator, job, bars.update, stack.check)
+        page = stack.config.home / "report.html"
+        page.write_text(orchestrator.report_html(job), encoding="utf-8")
+    console.print("\n[bold]3. Report[/]", report_view(report))
+    console.print(
+        f"[bold]4. The served student[/]  {stack.student_url}, asked about sentences written for this purpose\n"
+    )
+    with StudentClient(stack.student_url) as student:
+        inputs = tuple(PredictionInput(input=sentence) for sentence in SENTENCES)
+        answer = student.predict(PredictionRequest(model="production", inputs=inputs))
+    for sentence, prediction in zip(SENTENCES, answer.predictions, strict=True):
+        console.print(prediction_view(sentence, prediction))
+    console.print("\n[bold]5. Go on[/]", _next_steps(stack, job, page), highlight=False, soft_wrap=True)
+
+
+def _next_steps(stack: Stack, job: str, page: Path) -> str:
+    home = stack.config.home
+    return f"""
+  the report        {page}
+  the log           {stack.log_path}
+  the stack again   understudy up --home {home}
+  your own data     understudy distill FILE --teacher NAME_OR_PATH --student NAME_OR_PATH
+  while it runs     curl {stack.orchestrator_url}/v1/fine_tuning/jobs/{job}
+                    curl {stack.teacher_url}/v1/models
+                    curl {stack.student_url}/v1/predictions -H 'content-type: application/json' \\
+                      -d '{{"inputs": ["Return the sum of two fractions."]}}'
+                    {stack.orchestrator_url}/docs · {stack.teacher_url}/docs · {stack.student_url}/docs"""
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
