@@ -1,0 +1,87 @@
+"""Which example belongs to which split, decided by its content alone, and what no two splits may share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from understudy.data.rows import SourceRow, content_key
+from understudy.errors import InvalidRequest
+from understudy.schemas import Example, RejectedRow
+
+__all__ = ["remove_leaks", "split_examples"]
+
+
+def split_examples(
+    examples: Sequence[Example], *, validation: float, test: float, seed: int
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Divide into (train, validation, test), each in the order given; the shares are met on average.
+
+    A row's place depends on its question and the seed only, so it stays when rows are added, removed or reordered, and
+    a question that is asked twice never lands on two sides. One exception serves small files: a split that would
+    stay empty gets the row nearest to it.
+    """
+    _check_shares(validation, test, len(examples))
+    places = [_place(example, seed) for example in examples]
+    order = sorted(range(len(examples)), key=places.__getitem__)
+    asked = (test > 0, validation > 0)
+    first = max(sum(place < test for place in places), asked[0])
+    second = max(sum(place < test + validation for place in places), first + asked[1])
+    second = min(second, len(examples) - 1)
+    first = min(first, second - asked[1])
+
+    def chosen(indices: Iterable[int]) -> list[Example]:
+        return [examples[index] for index in sorted(indices)]
+
+    return chosen(order[second:]), chosen(order[first:second]), chosen(order[:first])
+
+
+def remove_leaks(
+    train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example]
+) -> tuple[list[Example], list[Example], list[RejectedRow]]:
+    """Set aside the rows of `train` and `validation` whose question a later split asks; the later split keeps it.
+
+    A row that does not know its line (see SourceRow) is named by its position.
+    """
+    tested = dict.fromkeys(map(_question, test), "test")
+    validation, from_validation = _without(validation, tested, "validation")
+    later = dict.fromkeys(map(_question, validation), "validation") | tested
+    train, from_train = _without(train, later, "train")
+    return train, validation, from_train + from_validation
+
+
+def _without(
+    rows: Sequence[Example], later: dict[str, str], split: Literal["train", "validation"]
+) -> tuple[list[Example], list[RejectedRow]]:
+    kept: list[Example] = []
+    rejected: list[RejectedRow] = []
+    for position, row in enumerate(rows, start=1):
+        where = later.get(_question(row))
+        if where is None:
+            kept.append(row)
+            continue
+        line = row.line if isinstance(row, SourceRow) else position
+        reason = f"the {where} split has the same input"
+        rejected.append(RejectedRow(split=split, line=line, reason=reason, param="input"))
+    return kept, rejected
+
+
+def _question(example: Example) -> str:
+    return content_key(example.input, example.choices)
+
+
+def _place(example: Example, seed: int) -> float:
+    """A number in [0, 1) that looks random and is the same on every machine."""
+    digest = hashlib.sha256(f"{seed}:{_question(example)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _check_shares(validation: float, test: float, count: int) -> None:
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0 <= share < 1:
+            raise InvalidRequest(f"the {name} share must be at least 0 and below 1, not {share}", param=name)
+    if validation + test >= 1:
+        raise InvalidRequest(f"shares of {validation} and {test} leave nothing to train on", param="validation")
+    if count < 1 + (validation > 0) + (test > 0):
+        raise InvalidRequest(f"{count} examples are too few to divide: give more, or a file for each split")
