@@ -45,6 +45,7 @@ from understudy.schemas import TaskSpec
 
 __all__ = [
     "ModelCard",
+    "adapt",
     "adapter_class",
     "architecture",
     "architecture_of",
@@ -155,8 +156,13 @@ def load_adapter(
     model = _weights(ref, place, config, _LOADERS[kind], dtype).to(_device(device))
     folder = Path(place)
     card = load_card(folder)
-    window = _window(config, tokenizer, max_tokens or (card.max_tokens if card else None))
-    return _ADAPTERS[kind](model, tokenizer, task or load_task(folder) or _default_task(kind, config), window)
+    asked = max_tokens or (card.max_tokens if card else None)
+    return adapt(model, tokenizer, task or load_task(folder) or _default_task(kind, config), asked)
+
+
+def adapt(model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int | None = None) -> Adapter:
+    """The adapter of a model in memory, which it freezes and puts in eval mode."""
+    return adapter_class(model.config)(model, tokenizer, task, _window(model.config, tokenizer, max_tokens))
 
 
 def create(

@@ -5,6 +5,7 @@ Equal texts and seeds give equal models. Knows nothing of tasks: heads and label
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -128,8 +129,25 @@ def _unigram(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
         vocab_size=vocabulary, special_tokens=special, unk_token="<unk>", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
+    pieces = [*pieces[: len(special)], *_settled(pieces[len(special) :])]
+    tokenizer.model = Unigram([(piece, score) for piece, score in pieces], unk_id=special.index("<unk>"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", special.index("</s>"))]
+    )
     return _wrap(tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def _settled(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The trained pieces without what differs between two runs of the trainer.
+
+    It adds floats in any order, so the last digits differ. And letters that are no piece of their own get the lowest
+    score plus 0.0001, 0.0002, ... in the order of a hash map: they all get the lowest score here.
+    """
+    lowest = min(score for _, score in pieces)
+    reach = lowest + 1e-4 * sum(len(piece) == 1 for piece, _ in pieces)
+    even = [(piece, round(lowest if len(piece) == 1 and score < reach else score, 6)) for piece, score in pieces]
+    return sorted(even, key=lambda item: (-item[1], item[0]))
 
 
 def _byte_bpe(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
