@@ -1,0 +1,38 @@
+"""What can serve a student: the contract of every engine. Knows no model, no service and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from understudy.schemas import ModelInfo, Prediction, PredictionInput
+
+__all__ = ["Engine", "Reasons"]
+
+Reasons = Literal["gate", "generated", "saliency"]
+"""Where a model's reasons come from: `gate` and `generated` are learned, `saliency` is computed from its gradients."""
+
+
+class Engine(Protocol):
+    """One loaded model. Not for several threads at once: whoever serves gives it one."""
+
+    @property
+    def reasons(self) -> Reasons: ...
+
+    def info(self) -> ModelInfo: ...
+
+    def predict(
+        self,
+        inputs: Sequence[PredictionInput],
+        *,
+        explain: bool,
+        top_k: int,
+        labels: Sequence[str] | None = None,
+        template: str | None = None,
+    ) -> list[Prediction]:
+        """Answer each input, in order. An answer depends on its own input only, never on what it shares a batch with.
+
+        `labels` and `template` replace the task's for this call. Raises InvalidRequest or ModelError, whose `param`
+        names the input.
+        """
+        ...
