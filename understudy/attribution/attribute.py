@@ -34,12 +34,14 @@ def attribute(
     labels: Sequence[str] | None = None,
     top_k: int = 5,
     max_padded_tokens: int = 2048,
+    field: str = "examples",
 ) -> list[Attribution]:
     """Score the words of each example for its target, in the caller's order.
 
     `labels` is the closed set of answers where an example has no choices of its own; the default is the task's. A
-    method with settings is passed as an object: `IntegratedGradients(n_steps=50)`. Raises UnknownName, InvalidRequest
-    for a target that is missing or impossible, and ModelError where the model's numbers are not finite.
+    method with settings is passed as an object: `IntegratedGradients(n_steps=50)`. `field` is what errors call the
+    examples. Raises UnknownName, InvalidRequest for a target that is missing or impossible, and ModelError where the
+    model's numbers are not finite.
     """
     explain = METHODS.get(method, param="method")() if isinstance(method, str) else method
     find_target = TARGETS.get(target, param="target")
@@ -52,11 +54,11 @@ def attribute(
     lengths = adapter.lengths(texts)
     found: dict[int, Attribution] = {}
     for positions in plan_batches(lengths, max_padded_tokens):
-        for i, words, truncated in _explain(adapter, explain, texts, explained, positions):
+        for i, words, truncated in _explain(adapter, explain, texts, explained, positions, field):
             found[i] = Attribution(
                 id=examples[i].id,
                 prediction=answers[i].text,
-                probability=_finite(answers[i].probability, i),
+                probability=_finite(answers[i].probability, f"{field}[{i}]"),
                 probabilities=answers[i].probabilities,
                 explained=explained[i],
                 words=words,
@@ -68,7 +70,12 @@ def attribute(
 
 
 def _explain(
-    adapter: Adapter, method: Method, texts: Sequence[str], targets: Sequence[str], positions: Sequence[int]
+    adapter: Adapter,
+    method: Method,
+    texts: Sequence[str],
+    targets: Sequence[str],
+    positions: Sequence[int],
+    field: str,
 ) -> Iterator[tuple[int, tuple[Word, ...], int]]:
     """The words of each position and the tokens it lost; a batch that does not fit into memory is halved."""
     batch = adapter.encode([texts[i] for i in positions], [targets[i] for i in positions])
@@ -76,13 +83,13 @@ def _explain(
     if scores is None:
         half = len(positions) // 2
         if half == 0:
-            param = f"examples[{positions[0]}].input"
+            param = f"{field}[{positions[0]}].input"
             raise ModelError(f"{param}: {batch.ids.shape[1]} tokens do not fit into the device's memory", param=param)
-        yield from _explain(adapter, method, texts, targets, positions[:half])
-        yield from _explain(adapter, method, texts, targets, positions[half:])
+        yield from _explain(adapter, method, texts, targets, positions[:half], field)
+        yield from _explain(adapter, method, texts, targets, positions[half:], field)
         return
     for row, i in enumerate(positions):
-        yield i, _words(batch, row, [_finite(score, i) for score in scores[row]]), batch.truncated[row]
+        yield i, _words(batch, row, [_finite(score, f"{field}[{i}]") for score in scores[row]]), batch.truncated[row]
 
 
 def _scores(adapter: Adapter, method: Method, batch: Batch) -> list[list[float]] | None:
@@ -104,9 +111,8 @@ def _words(batch: Batch, row: int, scores: Sequence[float]) -> tuple[Word, ...]:
     )
 
 
-def _finite(value: float, i: int) -> float:
+def _finite(value: float, param: str) -> float:
     """A number that is no number would poison every sum behind it, so it never leaves."""
     if not math.isfinite(value):
-        param = f"examples[{i}]"
         raise ModelError(f"{param}: the model's numbers are not finite; load it in float32", param=param)
     return value

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from understudy.errors import InvalidRequest
 from understudy.models.text import Encoded, Template, tokenize
 from understudy.schemas import TaskSpec
 
@@ -86,10 +87,12 @@ class Adapter(ABC):
         return other
 
     def with_template(self, template: str | None) -> Self:
-        """The same model and labels in another template; None keeps the task's own."""
+        """The same model and labels in another template; None keeps the task's own. Raises InvalidRequest."""
         if template is None or template == self.task.template:
             return self
-        return self.with_task(TaskSpec.model_validate({**self.task.model_dump(), "template": template}))
+        if template.count("{input}") != 1:
+            raise InvalidRequest("template must contain {input} exactly once", param="template")
+        return self.with_task(self.task.model_copy(update={"template": template}))
 
     def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
         """Token ids of each text as the model reads it, and their place in the text."""

@@ -1,0 +1,17 @@
+"""`python -m services.teacher`: serve until a signal comes."""
+
+from __future__ import annotations
+
+import uvicorn
+
+from services.teacher.app import create_app
+from services.teacher.settings import Settings
+
+
+def main() -> None:
+    settings = Settings()
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The teacher service as an application: settings in, a typed state while it runs, routes and health."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+
+from services.teacher.engine import Engine
+from services.teacher.readiness import Readiness
+from services.teacher.routes import State, router
+from services.teacher.settings import Settings
+from understudy.batching import ModelThread
+from understudy.web import make_app
+
+__all__ = ["create_app"]
+
+DESCRIPTION = """Explains the answers of a large model: which words of each text decided them.
+
+A model is an artifact id or alias, a local folder, or a Hugging Face name; it is loaded when it is first named."""
+
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+    """Make the application; nothing is loaded before it starts."""
+    chosen = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        models = engine or Engine(chosen)
+        thread = ModelThread(chosen.max_queue)
+        readiness = Readiness(models, thread)
+        try:
+            yield {"engine": models, "thread": thread, "readiness": readiness}
+        finally:
+            await readiness.stop()
+            await asyncio.to_thread(thread.close)
+
+    app = make_app(
+        "Understudy teacher",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        ready=_ready,
+        max_body=chosen.max_body_bytes,
+    )
+    app.include_router(router)
+    return app
+
+
+async def _ready(request: Request) -> Mapping[str, Any]:
+    readiness: Readiness = request.state.readiness
+    return readiness.details()
