@@ -6,16 +6,39 @@ nonsense, fast and always the same. Torch is imported when a model is made, not 
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
+from urllib.parse import unquote
 
-from understudy.schemas import TaskSpec
+import httpx
+from pydantic import ValidationError
+
+from understudy.attribution.rationale import top_words
+from understudy.attribution.words import word_spans
+from understudy.errors import InvalidRequest, ModelNotFound, NotFound, UnderstudyError
+from understudy.schemas import (
+    Attribution,
+    AttributionExample,
+    AttributionRequest,
+    AttributionResponse,
+    ModelInfo,
+    Prediction,
+    PredictionInput,
+    PredictionRequest,
+    PredictionResponse,
+    TaskSpec,
+    Word,
+)
 
 if TYPE_CHECKING:
     from understudy.models.load import ModelCard
 
-__all__ = ["LABELS", "SENTENCES", "TARGETS", "tiny_causal", "tiny_classifier", "tiny_seq2seq"]
+__all__ = ["LABELS", "SENTENCES", "TARGETS", "FakeTeacher", "tiny_causal", "tiny_classifier", "tiny_seq2seq"]
+
+R = TypeVar("R", AttributionRequest, PredictionRequest)
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -65,6 +88,137 @@ def tiny_classifier(
     if kind == "understudy":
         return _publish(folder, "scratch:bert-1x16", task, seed, pooling)
     return _publish_bert(folder, task, seed)
+
+
+class FakeTeacher(httpx.BaseTransport):
+    """A teacher service without a model: `TeacherClient(url, transport=FakeTeacher())`.
+
+    It answers with the first candidate (the row's choices, else the labels) whose name stands in the text, else with
+    the first one; a word scores its length, and ten more where it is part of the answer. `fail_next` makes the next
+    requests for work fail; `requests` records them all.
+    """
+
+    def __init__(self, models: Sequence[str] = ("teacher",), *, fingerprint: str = "0123456789abcdef") -> None:
+        self.models = tuple(models)
+        self.fingerprint = fingerprint
+        self.requests: list[AttributionRequest | PredictionRequest] = []
+        self._failures: deque[UnderstudyError] = deque()
+
+    def fail_next(self, *errors: UnderstudyError) -> None:
+        self._failures.extend(errors)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return httpx.Response(200, json=self._answer(request.method, unquote(request.url.path), request.read()))
+        except UnderstudyError as error:
+            headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:.0f}"}
+            return httpx.Response(error.status, json=error.body(), headers=headers)
+
+    def _answer(self, method: str, path: str, body: bytes) -> object:
+        if method == "GET" and path in ("/livez", "/readyz"):
+            return {"status": "ok"}
+        if method == "GET" and path == "/v1/models":
+            return {"object": "list", "data": [self._info(model).model_dump(mode="json") for model in self.models]}
+        if method == "GET" and path.startswith("/v1/models/"):
+            return self._info(self._named(path.removeprefix("/v1/models/"))).model_dump(mode="json")
+        if method == "POST" and path == "/v1/attributions":
+            return self._attributions(_parsed(AttributionRequest, body)).model_dump(mode="json")
+        if method == "POST" and path == "/v1/predictions":
+            return self._predictions(_parsed(PredictionRequest, body)).model_dump(mode="json")
+        raise NotFound("no such address")
+
+    def _attributions(self, request: AttributionRequest) -> AttributionResponse:
+        self._work(request)
+        return AttributionResponse(
+            model=self._named(request.model),
+            fingerprint=self.fingerprint,
+            method=request.method,
+            target=request.target,
+            precision="float32",
+            results=tuple(_fake(i, example, request) for i, example in enumerate(request.examples)),
+        )
+
+    def _predictions(self, request: PredictionRequest) -> PredictionResponse:
+        self._work(request)
+        inputs = [PredictionInput(input=one) if isinstance(one, str) else one for one in request.inputs]
+        answers = [_fake_answer(one.input, one.choices or request.labels or ()) for one in inputs]
+        return PredictionResponse(
+            model=self._named(request.model),
+            reasons="saliency" if request.explain else None,
+            predictions=tuple(
+                Prediction(
+                    id=one.id,
+                    label=label,
+                    probability=chances.get(label, 1.0),
+                    probabilities=chances or None,
+                    words=top_words(_fake_words(one.input, label), request.top_k) if request.explain else None,
+                )
+                for one, (label, chances) in zip(inputs, answers, strict=True)
+            ),
+        )
+
+    def _work(self, request: AttributionRequest | PredictionRequest) -> None:
+        self.requests.append(request)
+        if self._failures:
+            raise self._failures.popleft()
+
+    def _named(self, ref: str | None) -> str:
+        if ref is not None and ref not in self.models:
+            raise ModelNotFound(f"no model '{ref}': there is {', '.join(self.models)}", param="model")
+        return ref or self.models[0]
+
+    def _info(self, ref: str) -> ModelInfo:
+        return ModelInfo(
+            id=ref,
+            architecture="classifier",
+            parameters=1_000,
+            max_tokens=512,
+            fingerprint=self.fingerprint,
+            precision="float32",
+            device="cpu",
+        )
+
+
+def _parsed(kind: type[R], body: bytes) -> R:
+    try:
+        return kind.model_validate(json.loads(body))
+    except ValidationError as error:
+        raise InvalidRequest(error.errors()[0]["msg"], param=".".join(map(str, error.errors()[0]["loc"]))) from error
+
+
+def _fake(i: int, example: AttributionExample, request: AttributionRequest) -> Attribution:
+    prediction, chances = _fake_answer(example.input, example.choices or request.labels or ())
+    if request.target == "gold" and example.output is None:
+        raise InvalidRequest("the target 'gold' needs an output", param=f"examples[{i}].output")
+    explained = str(example.output) if request.target == "gold" else prediction
+    words = _fake_words(example.input, explained)
+    return Attribution(
+        id=example.id,
+        prediction=prediction,
+        probability=chances.get(prediction, 1.0),
+        probabilities=chances or None,
+        explained=explained,
+        words=words,
+        rationale=top_words(words, request.top_k),
+        tokens=len(words) + 1,
+    )
+
+
+def _fake_answer(text: str, candidates: Sequence[str]) -> tuple[str, dict[str, float]]:
+    """An answer and its probabilities, which favour it and sum to 1."""
+    if not candidates:
+        return text.split()[0] if text.split() else "", {}
+    best = next((name for name in candidates if name.lower() in text.lower()), candidates[0])
+    weights = {name: 1.0 + (name == best) for name in candidates}
+    return best, {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def _fake_words(text: str, answer: str) -> tuple[Word, ...]:
+    spans = word_spans(text)
+    return tuple(
+        Word(text=text[a:b], start=a, end=b, score=float(b - a + 10 * (text[a:b].lower() in answer.lower())))
+        for a, b in spans
+    )
 
 
 def _card(ref: str, seed: int, reasons: Literal["gate", "saliency"] = "saliency") -> ModelCard:
