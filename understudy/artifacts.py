@@ -25,7 +25,7 @@ from fsspec.core import url_to_fs
 
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
 
-__all__ = ["Artifact", "ArtifactStore", "Kind"]
+__all__ = ["Artifact", "ArtifactStore", "Kind", "check_alias"]
 
 Kind = Literal["file", "dataset", "shard", "model", "report"]
 _ID = re.compile(rf"({'|'.join(get_args(Kind))})-[0-9a-f]{{24}}")
@@ -43,6 +43,12 @@ class Artifact:
     bytes: int
     meta: Mapping[str, Any]
     created_at: int
+
+
+def check_alias(name: str, *, param: str = "alias") -> None:
+    """Raise InvalidRequest for a name that no artifact can have."""
+    if not _ALIAS.fullmatch(name) or _ID.fullmatch(name):
+        raise InvalidRequest(f"alias '{name}' must be 1-64 of letters, digits, '.', '_' or '-'", param=param)
 
 
 def _sha256(path: Path) -> str:
@@ -132,8 +138,7 @@ class ArtifactStore:
 
     def set_alias(self, name: str, artifact_id: str) -> None:
         """Point `name` at an artifact, atomically. Raises InvalidRequest or ArtifactNotFound."""
-        if not _ALIAS.fullmatch(name) or _ID.fullmatch(name):
-            raise InvalidRequest(f"alias '{name}' must be 1-64 of letters, digits, '.', '_' or '-'", param="alias")
+        check_alias(name)
         self.get(artifact_id)
         self.fs.makedirs(f"{self.root}/aliases", exist_ok=True)
         record = {"artifact": artifact_id, "set_at": int(time.time())}

@@ -48,14 +48,25 @@ _ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(title: str, *, description: str, lifespan: Lifespan[FastAPI], ready: Readiness, max_body: int) -> FastAPI:
-    """A FastAPI application with health routes and the one error shape. `max_body` is in bytes."""
+def make_app(
+    title: str,
+    *,
+    description: str,
+    lifespan: Lifespan[FastAPI],
+    ready: Readiness,
+    max_body: int,
+    max_body_at: Mapping[str, int] | None = None,
+) -> FastAPI:
+    """A FastAPI application with health routes and the one error shape.
+
+    `max_body` is in bytes; `max_body_at` has other bounds for some paths, such as where files are uploaded.
+    """
     app = FastAPI(title=title, description=description, lifespan=lifespan, responses=_ERROR_ANSWERS)
     app.add_exception_handler(UnderstudyError, _answer_understudy)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_defect)
-    app.add_middleware(_Edge, max_body=max_body)
+    app.add_middleware(_Edge, max_body=max_body, max_body_at=max_body_at or {})
 
     @app.get("/livez", tags=["health"], summary="The event loop runs")
     async def livez() -> dict[str, str]:
@@ -150,9 +161,10 @@ def _complaint(error: Mapping[str, Any]) -> str:
 class _Edge:
     """Bounds the body, also where no Content-Length is sent; puts a request id on the answer and on every log line."""
 
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, max_body: int, max_body_at: Mapping[str, int]) -> None:
         self.app = app
         self.max_body = max_body
+        self.max_body_at = max_body_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -171,20 +183,21 @@ class _Edge:
             await send(message)
 
         received = 0
+        most = self.max_body_at.get(scope["path"], self.max_body)
 
         async def bounded() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body:
-                raise PayloadTooLarge(f"the body is larger than the {self.max_body} bytes that are accepted here")
+            if received > most:
+                raise PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
             return message
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             declared = headers.get(b"content-length", b"0")
             try:
-                if declared.isdigit() and int(declared) > self.max_body:
-                    raise PayloadTooLarge(f"the body is larger than the {self.max_body} bytes that are accepted here")
+                if declared.isdigit() and int(declared) > most:
+                    raise PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
                 await self.app(scope, bounded, tagged)
             except PayloadTooLarge as error:
                 if started:

@@ -1,0 +1,58 @@
+"""The orchestrator's application: OpenAI's Files and Fine-tuning wire format over the job store. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+
+from services.orchestrator.broker import create_celery, sender
+from services.orchestrator.context import Context, Send
+from services.orchestrator.dispatch import Sweeper
+from services.orchestrator.routes import files, jobs, models
+from services.orchestrator.routes.state import State
+from services.orchestrator.settings import Settings
+from understudy.errors import Unavailable
+from understudy.web import make_app
+
+__all__ = ["create_app"]
+
+MULTIPART_OVERHEAD = 64 * 1024  # boundaries, headers and the other fields of an upload
+
+
+def create_app(settings: Settings | None = None, send: Send | None = None) -> FastAPI:
+    """`send` replaces the broker in tests."""
+    chosen = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        context = await run_in_threadpool(Context, chosen, send or sender(create_celery(chosen)))
+        sweeper = Sweeper(context)
+        sweeper.start()
+        yield {"context": context, "sweeper": sweeper}
+        await run_in_threadpool(sweeper.stop)
+        context.close()
+
+    app = make_app(
+        "Understudy orchestrator",
+        description="OpenAI's Files and Fine-tuning wire format for distillation jobs on your own machines.",
+        lifespan=lifespan,
+        ready=_ready,
+        max_body=chosen.max_body_bytes,
+        max_body_at={"/v1/files": chosen.max_upload_bytes + MULTIPART_OVERHEAD},
+    )
+    for module in (files, jobs, models):
+        app.include_router(module.router)
+    return app
+
+
+async def _ready(request: Request) -> Mapping[str, Any]:
+    """Ready means that jobs can be stored. A broker that is away delays them, and loses none."""
+    context: Context = request.state.context
+    if not request.state.sweeper.alive():
+        raise Unavailable("the sweeper has ended: jobs would be stored and never sent to a worker")
+    await run_in_threadpool(context.database.ping)
+    return {"database": "ok", "sweeper": "ok"}

@@ -1,0 +1,174 @@
+"""Runs one stage in a process of its own and brings back its events, its result, or its error by type.
+
+A training cannot be interrupted from within its process, holds the memory it took, and can be killed by the system:
+none of that may happen to a worker. Children come from a fork server that has imported torch once, so that they start
+in milliseconds; neither the worker nor this module imports it. A child leads a process group, which is ended whole, and
+ends itself when its parent is gone. Knows nothing of jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from understudy.errors import StageFailed, UnderstudyError, from_body
+
+__all__ = ["PRELOAD", "Stage", "run_child", "warm"]
+
+Stage = Callable[[Mapping[str, Any], Path, Callable[[Mapping[str, Any]], None]], Mapping[str, Any]]
+"""`stage(spec, out, emit) -> result`: all plain JSON values, and importable by name."""
+
+PRELOAD = ("understudy.training.run", "understudy.evaluation.run", "services.orchestrator.worker")
+"""The worker is among them because a child imports the main module of its parent again."""
+TAIL_LINES = 12
+POLL_SECONDS = 0.2
+
+_context = multiprocessing.get_context("forkserver")
+# Two threads that reap at once would both read a child's exit status from one pipe, and one would get none.
+_reaping = threading.Lock()
+
+
+def warm(modules: Sequence[str] = PRELOAD) -> None:
+    """Start the fork server, which imports what the stages need while the worker does something else."""
+    from multiprocessing import forkserver
+
+    _context.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
+
+
+def run_child(
+    stage: Stage,
+    spec: Mapping[str, Any],
+    out: Path,
+    *,
+    emit: Callable[[Mapping[str, Any]], None],
+    check: Callable[[], None],
+    threads: int = 1,
+    grace: float = 5.0,
+) -> Mapping[str, Any]:
+    """Run `stage` to its end. `check` is called several times a second and may raise, which ends the child.
+
+    Raises the UnderstudyError that the stage raised, or StageFailed when it ended in any other way.
+    """
+    ours, theirs = _context.Pipe(duplex=False)
+    process = _context.Process(target=_child, args=(stage, json.dumps(spec), str(out), threads, theirs))
+    with ours:
+        with theirs, _reaping:
+            process.start()
+        try:
+            return _follow(process, ours, emit, check)
+        finally:
+            _end(process, grace)
+
+
+def _follow(
+    process: Any, ours: Connection, emit: Callable[[Mapping[str, Any]], None], check: Callable[[], None]
+) -> Mapping[str, Any]:
+    while True:
+        check()
+        if not connection.wait([ours, process.sentinel], POLL_SECONDS):
+            continue
+        kind, value = _next_message(ours)
+        if kind == "event":
+            emit(value)
+        elif kind == "result":
+            return dict(value)
+        elif kind == "error":
+            raise from_body(value["status"], value["body"])
+        elif kind == "crash":
+            raise StageFailed(f"the stage ended with an error that is none of ours:\n{value}")
+        else:
+            raise StageFailed(f"the stage's process {_how_it_ended(process)} before it had a result")
+
+
+def _next_message(ours: Connection) -> tuple[str, Any]:
+    """What the child has said; silence when it has ended without another word."""
+    try:
+        kind, value = json.loads(ours.recv_bytes()) if ours.poll() else ("silence", None)
+    except EOFError:
+        return "silence", None
+    return kind, value
+
+
+def _has_ended(process: Any) -> bool:
+    return bool(connection.wait([process.sentinel], 0))
+
+
+def _how_it_ended(process: Any) -> str:
+    with _reaping:
+        process.join(POLL_SECONDS)
+        code = process.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        memory = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
+        return f"was ended by {name}{memory}"
+    return f"ended with code {code}"
+
+
+def _end(process: Any, grace: float) -> None:
+    """End the child's whole group, gently first. A child that has answered has nothing left to do."""
+    if not _has_ended(process):
+        _signal(process.pid, signal.SIGTERM)
+        if not connection.wait([process.sentinel], grace):
+            _signal(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # what it has started itself and left behind
+        os.killpg(process.pid, signal.SIGKILL)
+    connection.wait([process.sentinel])
+    with _reaping:
+        process.join()
+        process.close()
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:  # it has not come as far as its own group
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+# --- in the child --------------------------------------------------------------------------------------------------
+
+
+def _child(stage: Stage, spec: str, out: str, threads: int, theirs: Connection) -> None:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _limit_threads(threads)
+
+    def say(kind: str, value: Any) -> None:
+        theirs.send_bytes(json.dumps([kind, value]).encode())
+
+    try:
+        say("result", stage(json.loads(spec), Path(out), lambda event: say("event", event)))
+    except UnderstudyError as error:
+        say("error", {"status": error.status, "body": error.body()})
+    except Exception:
+        lines = traceback.format_exc().strip().splitlines()
+        print("\n".join(lines), file=sys.stderr, flush=True)
+        say("crash", "\n".join(lines[-TAIL_LINES:]))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()  # returns when the parent is gone, however it went
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def _limit_threads(threads: int) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)  # for libraries that are loaded from here on
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)

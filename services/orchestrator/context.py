@@ -1,0 +1,69 @@
+"""What a phase's function is given beside its job and item: the stores, the teachers, and the grip on its item."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import httpx
+
+from services.orchestrator.database import Database
+from services.orchestrator.flow import Flow
+from services.orchestrator.jobs import Event, Queue
+from services.orchestrator.leases import Leases
+from services.orchestrator.outbox import Outbox
+from services.orchestrator.settings import Settings
+from services.orchestrator.store import FileStore, JobStore
+from services.orchestrator.tally import Tallies
+from services.orchestrator.teachers import Teachers
+from understudy.artifacts import ArtifactStore
+
+__all__ = ["Context", "Grip", "Send"]
+
+Send = Callable[[str, Queue], None]
+"""Sends the id of a work item to a queue. Raises Unavailable when the broker does not answer."""
+
+
+class Grip(Protocol):
+    """A claimed work item, from the side of whoever works on it."""
+
+    def check(self) -> None:
+        """Raise when the work must stop: the item is somebody else's by now, or this worker shuts down."""
+
+    def progress(self, completed: int, total: int | None = None) -> None:
+        """Say how far the work is, in the phase's unit. Raises as `check` does."""
+
+    def event(self, event: Event) -> None:
+        """Add a line to the job's story."""
+
+
+class Context:
+    """Everything with a connection, made once a process; threads share it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        send: Send,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Connect, and create what is not there yet. `transport` replaces the network to the teachers."""
+        self.settings = settings
+        self.send = send
+        self.clock = clock
+        self.database = Database(settings.database)
+        self.database.create()
+        self.artifacts = ArtifactStore(settings.artifact_root)
+        self.teachers = Teachers(settings, transport)
+        self.files = FileStore(self.database)
+        self.jobs = JobStore(self.database, clock)
+        self.flow = Flow(self.database, settings.max_attempts, clock)
+        self.leases = Leases(self.database, settings.lease_seconds, clock)
+        self.outbox = Outbox(self.database, settings.window, settings.resend_seconds, clock)
+        self.tallies = Tallies(self.database)
+
+    def close(self) -> None:
+        self.teachers.close()
+        self.database.close()

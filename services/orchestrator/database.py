@@ -1,0 +1,164 @@
+"""The tables, and an engine that behaves the same on SQLite and on PostgreSQL. Knows nothing of what the rows mean.
+
+On SQLite a transaction that will write takes the lock as it begins (BEGIN IMMEDIATE): a transaction that reads first
+and writes later cannot wait for the lock and would fail with "database is locked" whatever the timeout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    create_engine,
+    event,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+
+from understudy.errors import Unavailable
+
+__all__ = ["Database", "events", "files", "jobs", "work_items"]
+
+BUSY_SECONDS = 30  # how long a writer on SQLite waits for another
+
+_metadata = MetaData()
+# SQLite numbers rows only in an INTEGER primary key; PostgreSQL gets the wide one.
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+files = Table(
+    "files",
+    _metadata,
+    Column("seq", _Sequence, primary_key=True),  # insertion order: `created_at` has whole seconds only
+    Column("id", String(64), nullable=False, unique=True),
+    Column("created_at", Integer, nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("artifact", String(64), nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    _metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("status", String(32), nullable=False, index=True),
+    Column("phase", String(32), nullable=False),
+    Column("phase_started_at", Double, nullable=False),
+    Column("created_at", Integer, nullable=False),
+    Column("finished_at", Integer),
+    Column("request", JSON, nullable=False),  # what was asked for; never changes
+    Column("outcome", JSON, nullable=False),  # what came of it so far
+)
+
+work_items = Table(
+    "work_items",
+    _metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False),
+    Column("phase", String(32), nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("queue", String(32), nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("worker", String(255)),
+    Column("lease_until", Double),
+    Column("not_before", Double, nullable=False),
+    Column("sent_at", Double),  # when a message was last sent; NULL: none is under way
+    Column("sends", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("result", JSON(none_as_null=True)),
+    Column("error", JSON(none_as_null=True)),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    UniqueConstraint("job_id", "phase", "index"),
+    Index("work_items_by_queue", "queue", "state"),
+)
+
+events = Table(
+    "events",
+    _metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("created_at", Integer, nullable=False),
+    Column("level", String(8), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("message", String, nullable=False),
+    Column("data", JSON(none_as_null=True)),
+)
+
+
+class Database:
+    """`with database.read() as sql:` or `with database.write() as sql:` is one transaction, committed at the end."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        if self._engine.dialect.name == "sqlite":
+            if (path := make_url(url).database) and path != ":memory:":
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            event.listen(self._engine, "connect", _configure_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        self._writer = self._engine.execution_options(writes=True)
+
+    def create(self) -> None:
+        """Create the tables that are missing; several processes may do so at once."""
+        with self.write() as sql:
+            if sql.dialect.name == "postgresql":
+                sql.exec_driver_sql("SELECT pg_advisory_xact_lock(7291834)")  # any number: ours alone in this database
+            _metadata.create_all(sql)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._engine.connect() as sql:
+            yield sql
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self._writer.begin() as sql:
+            yield sql
+
+    def ping(self) -> None:
+        """Raise where the database does not answer."""
+        try:
+            with self.read() as sql:
+                sql.execute(select(1))
+        except DBAPIError as error:
+            raise Unavailable(f"the database does not answer: {error.orig}") from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver begins no transaction of its own: _begin_sqlite does
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # with WAL safe against crashes of ours; see "synchronous"
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(sql: Connection) -> None:
+    sql.exec_driver_sql("BEGIN IMMEDIATE" if sql.get_execution_options().get("writes") else "BEGIN")

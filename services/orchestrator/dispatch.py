@@ -1,0 +1,79 @@
+"""Keeps the pipeline moving: recovers lost items, moves finished phases on, and sends messages for what waits.
+
+Everything here may run in any process, at any time and in several at once; what it does is decided by the store.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from services.orchestrator.context import Context
+from services.orchestrator.jobs import Queue
+from services.orchestrator.pipeline import finish
+from understudy.errors import Unavailable
+
+__all__ = ["Sweeper", "dispatch", "sweep"]
+
+log = structlog.get_logger()
+
+QUEUES: tuple[Queue, ...] = ("control", "annotate", "train")
+
+
+def sweep(context: Context) -> None:
+    """One round of all of it."""
+    for item in context.flow.recover():
+        log.warning("item_recovered", job_id=item.job_id, item=item.id, phase=item.phase, worker=item.worker)
+    if lost := context.outbox.forget_lost():
+        log.warning("messages_lost", count=lost)
+    for job_id, phase in context.flow.finishable():
+        finish(context, job_id, phase)
+    dispatch(context)
+
+
+def dispatch(context: Context) -> None:
+    """Fill each queue's window. While the broker is away the items wait in the table."""
+    for queue in QUEUES:
+        item_ids = context.outbox.take(queue)
+        for sent, item_id in enumerate(item_ids):
+            try:
+                context.send(item_id, queue)
+            except Unavailable as error:
+                log.warning("broker_unavailable", queue=queue, waiting=len(item_ids) - sent, error=error.message)
+                context.outbox.put_back(item_ids[sent:])
+                return
+
+
+class Sweeper:
+    """Sweeps in a thread of its own, at intervals and whenever it is woken."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._wake = threading.Event()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something new: do not wait for the interval. Returns at once."""
+        self._wake.set()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        self._stop = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop:
+            self._wake.clear()
+            try:
+                sweep(self._context)
+            except Exception:  # the database may be away for a moment; the next round finds all as it was
+                log.exception("sweep_failed")
+            self._wake.wait(self._context.settings.sweep_seconds)

@@ -1,0 +1,177 @@
+"""A job's way through its phases in SQL: submit, finish a phase, cancel, pause, resume, and recover what was lost.
+
+A phase is finished by one UPDATE that exactly one process can win: it moves the job on where no unfinished item of the
+phase is left, and the same transaction inserts the items of the next. There is no chord and nobody waits. Knows neither
+what the phases do nor how a message is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, exists, insert, select, update
+
+from services.orchestrator.database import Database, jobs, work_items
+from services.orchestrator.jobs import ACTIVE, Event, Item, Job, JobError, NewItem, Phase, Queue, Status, new_id
+from services.orchestrator.leases import end_items, item_of
+from services.orchestrator.store import add_event, insert_job, locked_job, write_job
+from understudy.errors import UnderstudyError
+
+__all__ = ["Flow", "Next"]
+
+
+@dataclass(frozen=True)
+class Next:
+    """The items of a phase that begins."""
+
+    queue: Queue
+    items: Sequence[NewItem]
+
+
+Advance = Callable[[Job, list[Mapping[str, Any]]], tuple[Job, Next | None]]
+"""Takes a job that has just moved to its next phase and the results of the one before, in order. No side effects."""
+
+
+class Flow:
+    def __init__(self, database: Database, max_attempts: int, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._max_attempts = max_attempts
+        self._clock = clock
+
+    def submit(self, job: Job, first: Next) -> None:
+        with self._database.write() as sql:
+            insert_job(sql, job)
+            self._insert_items(sql, job, first)
+            add_event(sql, job.id, Event(message="Job created"), self._clock())
+
+    def finishable(self) -> list[tuple[str, Phase]]:
+        """Jobs whose phase has no unfinished item: also those whose last worker died before it could move them on."""
+        query = select(jobs.c.id, jobs.c.phase).where(jobs.c.status.in_(ACTIVE), ~_unfinished()).order_by(jobs.c.seq)
+        with self._database.read() as sql:
+            return [(row.id, row.phase) for row in sql.execute(query)]
+
+    def finish(self, job_id: str, phase: Phase, following: Phase, advance: Advance) -> Job | None:
+        """Move the job from a finished phase to the next; None when it is not finished or another process was first.
+
+        An error that `advance` raises fails the job.
+        """
+        now = self._clock()
+        move = (
+            update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.phase == phase, jobs.c.status.in_(ACTIVE), ~_unfinished())
+            .values(phase=following, phase_started_at=now)
+        )
+        with self._database.write() as sql:
+            if sql.execute(move).rowcount != 1:
+                return None
+            job = locked_job(sql, job_id)
+            try:
+                job, coming = advance(job, _results(sql, job_id, phase))
+            except UnderstudyError as error:
+                job, coming = job.to("failed", error=JobError.of(error), finished_at=int(now)), None
+                add_event(sql, job_id, Event(message=error.message, level="error"), now)
+            else:
+                begins = f"Phase {phase} is done, {following} begins" if coming else "The job has succeeded"
+                add_event(sql, job_id, Event(message=begins, data={"phase": following}), now)
+            if coming:
+                self._insert_items(sql, job, coming)
+            write_job(sql, job)
+        return job
+
+    def end(self, job_id: str, status: Status, event: Event) -> Job:
+        """Cancel or fail a job, with all that waits or runs for it. Raises Conflict when it has ended."""
+        now = self._clock()
+        with self._database.write() as sql:
+            job = locked_job(sql, job_id).to(status, finished_at=int(now))
+            write_job(sql, job)
+            end_items(sql, job_id, now)
+            add_event(sql, job_id, event, now)
+        return job
+
+    def pause(self, job_id: str) -> Job:
+        """Stop what runs and keep what is done; what ran waits for `resume`, and this was no attempt."""
+        with self._database.write() as sql:
+            job = locked_job(sql, job_id).to("paused")
+            write_job(sql, job)
+            of_job = update(work_items).where(work_items.c.job_id == job_id)
+            sql.execute(
+                of_job.where(work_items.c.state == "running").values(
+                    state="pending",
+                    token=work_items.c.token + 1,
+                    attempts=work_items.c.attempts - 1,
+                    lease_until=None,
+                )
+            )
+            sql.execute(of_job.where(work_items.c.state == "pending").values(sent_at=None, not_before=0.0))
+            add_event(sql, job_id, Event(message="Job paused"), self._clock())
+        return job
+
+    def recover(self) -> list[Item]:
+        """Take back the items whose worker is not heard of any more; one that had all its attempts fails its job."""
+        now = self._clock()
+        lost = (work_items.c.state == "running") & (work_items.c.lease_until < now)
+        with self._database.write() as sql:
+            rows = sql.execute(select(work_items).where(lost)).all()
+            for item in map(item_of, rows):
+                self._recover(sql, item, now)
+        return [item_of(row) for row in rows]
+
+    def results(self, job_id: str, phase: Phase) -> list[Mapping[str, Any]]:
+        """What the items of a phase answered, in order."""
+        with self._database.read() as sql:
+            return _results(sql, job_id, phase)
+
+    def items(self, job_id: str, phase: Phase) -> list[Item]:
+        with self._database.read() as sql:
+            return [item_of(row) for row in sql.execute(_of_phase(job_id, phase))]
+
+    def _recover(self, sql: Connection, item: Item, now: float) -> None:
+        job = locked_job(sql, item.job_id)
+        held = (work_items.c.id == item.id) & (work_items.c.token == item.token) & (work_items.c.state == "running")
+        values = {"state": "pending", "token": item.token + 1, "lease_until": None, "sent_at": None}
+        if sql.execute(update(work_items).where(held).values(**values)).rowcount != 1:
+            return  # it was claimed again meanwhile
+        where = f"{item.phase} {item.index + 1}, attempt {item.attempts} of {item.max_attempts}"
+        event = Event(message=f"{where}: worker {item.worker} has not been heard of", level="warn")
+        if item.attempts >= item.max_attempts and job.active:
+            error = JobError(code="worker_lost", message=f"{where}: the worker died each time it had this work")
+            write_job(sql, job.to("failed", error=error, finished_at=int(now)))
+            end_items(sql, job.id, now)
+            event = Event(message=error.message, level="error")
+        add_event(sql, job.id, event, now)
+
+    def _insert_items(self, sql: Connection, job: Job, coming: Next) -> None:
+        fresh = {"state": "pending", "attempts": 0, "max_attempts": self._max_attempts, "token": 0, "not_before": 0.0}
+        fresh |= {"sends": 0, "completed": 0, "created_at": self._clock()}
+        values = [
+            {
+                **fresh,
+                "id": new_id("item-"),
+                "job_id": job.id,
+                "phase": job.phase,
+                "index": index,
+                "queue": coming.queue,
+                "payload": dict(item.payload),
+                "total": item.total,
+            }
+            for index, item in enumerate(coming.items)
+        ]
+        sql.execute(insert(work_items), values)
+
+
+def _unfinished() -> Any:
+    """An item of the job's current phase that is not done."""
+    mine = (work_items.c.job_id == jobs.c.id) & (work_items.c.phase == jobs.c.phase)
+    return exists().where(mine, work_items.c.state != "done").correlate(jobs)
+
+
+def _of_phase(job_id: str, phase: Phase) -> Any:
+    mine = (work_items.c.job_id == job_id) & (work_items.c.phase == phase)
+    return select(work_items).where(mine).order_by(work_items.c.index)
+
+
+def _results(sql: Connection, job_id: str, phase: Phase) -> list[Mapping[str, Any]]:
+    return [row.result for row in sql.execute(_of_phase(job_id, phase))]

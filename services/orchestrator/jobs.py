@@ -1,0 +1,196 @@
+"""A job, a work item and an event as frozen records, and the one table of moves between a job's states.
+
+Knows no SQL, no HTTP and no phase's work.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.errors import Conflict, UnderstudyError
+from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, TaskSpec
+
+__all__ = [
+    "ACTIVE",
+    "ENDED",
+    "MOVES",
+    "PHASES",
+    "Arm",
+    "Event",
+    "Facts",
+    "Item",
+    "Job",
+    "JobError",
+    "NewItem",
+    "Phase",
+    "Queue",
+    "Rows",
+    "Status",
+    "new_id",
+]
+
+Status = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled", "paused"]
+"""OpenAI's states. Where a job is in *our* pipeline is its `phase`."""
+
+MOVES: Mapping[Status, frozenset[Status]] = MappingProxyType(
+    {
+        "validating_files": frozenset({"queued", "paused", "failed", "cancelled"}),
+        "queued": frozenset({"running", "paused", "failed", "cancelled"}),
+        "running": frozenset({"succeeded", "paused", "failed", "cancelled"}),
+        "paused": frozenset({"queued", "cancelled"}),
+        "succeeded": frozenset(),
+        "failed": frozenset(),
+        "cancelled": frozenset(),
+    }
+)
+ENDED = frozenset(status for status, moves in MOVES.items() if not moves)
+ACTIVE: frozenset[Status] = frozenset({"validating_files", "queued", "running"})
+"""The states in which workers may take a job's items."""
+
+Phase = Literal["validate", "preflight", "teacher", "annotate", "train", "evaluate", "publish", "done"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+Queue = Literal["control", "annotate", "train"]
+
+
+def new_id(prefix: str) -> str:
+    return prefix + secrets.token_hex(12)
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class JobError(Record):
+    code: str
+    message: str
+    param: str | None = None
+
+    @classmethod
+    def of(cls, error: UnderstudyError) -> JobError:
+        return cls(code=error.code, message=error.message, param=error.param)
+
+
+class Arm(Record):
+    """One recipe that a job trains; a control is the yardstick of `control_of` and is never published."""
+
+    name: str
+    candidate: bool
+    control_of: str | None = None
+
+
+class Rows(Record):
+    train: int
+    validation: int
+    test: int
+    rejected: int
+
+
+class Facts(Record):
+    """What the phases found out, each field written once by the phase that it is named beside."""
+
+    dataset: str | None = None  # validate
+    task: TaskSpec | None = None
+    rows: Rows | None = None
+    rejected_rows: tuple[RejectedRow, ...] = ()
+    architecture: str | None = None
+    arms: tuple[Arm, ...] = ()
+    teacher: str | None = None  # preflight, or teacher where it is fine-tuned first
+    fingerprint: str | None = None  # annotate
+    report: str | None = None  # evaluate
+
+
+class Job(Record):
+    """`spec.hyperparameters` and `spec.seeds` are what was asked for, wherever in the request it stood."""
+
+    id: str
+    status: Status = "validating_files"
+    phase: Phase = "validate"
+    created_at: int
+    phase_started_at: float
+    finished_at: int | None = None
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    spec: DistillationSpec
+    suffix: str | None = None
+    metadata: Mapping[str, str] | None = None
+    facts: Facts = Facts()
+    error: JobError | None = None
+    fine_tuned_model: str | None = None
+    result_files: tuple[str, ...] = ()
+
+    def to(self, status: Status, **changes: Any) -> Self:
+        """The job in another state. Raises Conflict when the table of moves has no such move."""
+        if status not in MOVES[self.status]:
+            can = ", ".join(sorted(MOVES[self.status])) or "nothing: it has ended"
+            raise Conflict(f"job {self.id} is {self.status} and cannot become {status} (it can become {can})")
+        return self.model_copy(update={"status": status, **changes})
+
+    def with_facts(self, **facts: Any) -> Self:
+        return self.model_copy(update={"facts": self.facts.model_copy(update=facts)})
+
+    @property
+    def active(self) -> bool:
+        return self.status in ACTIVE
+
+    @property
+    def seed(self) -> int:
+        return self.spec.seeds[0]
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        return self.spec.hyperparameters
+
+    @property
+    def alias(self) -> str:
+        """The name under which the job publishes."""
+        name = self.spec.alias or "production"
+        return f"{name}-{self.suffix}" if self.suffix else name
+
+    @property
+    def train_rows(self) -> int:
+        """Rows that the students learn from: all of the split, unless the job asked for fewer."""
+        assert self.facts.rows is not None
+        return min(self.facts.rows.train, self.spec.max_train_rows or self.facts.rows.train)
+
+
+class NewItem(Record):
+    """Work that a phase asks for: `total` is how much of its unit there is to do, 0 where only the worker can tell."""
+
+    payload: Mapping[str, Any] = Field(default_factory=dict)
+    total: int = 0
+
+
+class Item(Record):
+    """A unit of work as one worker holds it. `token` grows with every claim: a write with an older one is refused."""
+
+    id: str
+    job_id: str
+    phase: Phase
+    index: int
+    queue: Queue
+    payload: Mapping[str, Any]
+    state: Literal["pending", "running", "done", "failed"]
+    attempts: int
+    max_attempts: int
+    token: int
+    worker: str | None = None
+    completed: int = 0
+    total: int = 0
+    result: Mapping[str, Any] | None = None
+    error: JobError | None = None
+    finished_at: float | None = None
+
+
+class Event(Record):
+    """One line of a job's story."""
+
+    message: str
+    level: Literal["info", "warn", "error"] = "info"
+    type: Literal["message", "metrics"] = "message"
+    data: Mapping[str, Any] | None = None

@@ -1,0 +1,131 @@
+"""A worker's view of a work item: claim it, keep it, give an answer for it or give it back.
+
+A claim is one UPDATE that one worker can win. It brings a lease, which heartbeats extend, and a token, which grows with
+every claim: whoever holds an older one has lost the item and is refused. Cancelling, failing and pausing a job also
+raise the token, so that a worker learns of all of them in one way. Knows nothing of what the work is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, or_, select, update
+
+from services.orchestrator.database import Database, jobs, work_items
+from services.orchestrator.jobs import ACTIVE, Event, Item, JobError
+from services.orchestrator.store import add_event, locked_job, write_job
+from understudy.errors import LeaseLost
+
+__all__ = ["Leases", "end_items", "item_of"]
+
+
+class Leases:
+    def __init__(self, database: Database, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._lease = lease_seconds
+        self._clock = clock
+
+    def claim(self, item_id: str, worker: str) -> Item | None:
+        """Take an item that waits, or whose holder has not been heard of; None when it is not to be had."""
+        now = self._clock()
+        waiting = and_(work_items.c.state == "pending", work_items.c.not_before <= now)
+        abandoned = and_(work_items.c.state == "running", work_items.c.lease_until < now)
+        active = work_items.c.job_id.in_(select(jobs.c.id).where(jobs.c.status.in_(ACTIVE)))
+        claim = (
+            update(work_items)
+            .where(work_items.c.id == item_id, or_(waiting, abandoned), active)
+            .where(work_items.c.attempts < work_items.c.max_attempts)
+            .values(
+                state="running",
+                worker=worker,
+                token=work_items.c.token + 1,
+                attempts=work_items.c.attempts + 1,
+                lease_until=now + self._lease,
+                started_at=now,
+            )
+            .returning(work_items)
+        )
+        with self._database.write() as sql:
+            row = sql.execute(claim).one_or_none()
+        if row is None:
+            return None
+        # In a transaction of its own: whoever cancels locks the job first and its items then, never the other way.
+        with self._database.write() as sql:
+            started = update(jobs).where(jobs.c.id == row.job_id, jobs.c.status == "queued").values(status="running")
+            sql.execute(started)
+        return item_of(row)
+
+    def heartbeat(self, item: Item, completed: int, total: int) -> None:
+        """Extend the lease and show progress. Raises LeaseLost."""
+        with self._database.write() as sql:
+            _write_held(sql, item, lease_until=self._clock() + self._lease, completed=completed, total=total)
+
+    def complete(self, item: Item, result: Mapping[str, Any], total: int) -> None:
+        """Record the answer, once. Raises LeaseLost."""
+        now = self._clock()
+        with self._database.write() as sql:
+            _write_held(
+                sql,
+                item,
+                state="done",
+                result=dict(result),
+                error=None,
+                completed=total,
+                total=total,
+                lease_until=None,
+                finished_at=now,
+            )
+
+    def release(self, item: Item) -> None:
+        """Give the item back untouched, for another worker at once; this was no attempt. Raises LeaseLost."""
+        with self._database.write() as sql:
+            _write_held(sql, item, state="pending", attempts=item.attempts - 1, lease_until=None, sent_at=None)
+
+    def fail(self, item: Item, error: JobError, *, retryable: bool, pause: float) -> bool:
+        """Give the item back for another attempt after `pause` seconds (True), or fail it and its job (False).
+
+        Raises LeaseLost.
+        """
+        now = self._clock()
+        again = retryable and item.attempts < item.max_attempts
+        values: dict[str, Any] = {"error": error.model_dump(), "lease_until": None}
+        if again:
+            values |= {"state": "pending", "not_before": now + pause, "sent_at": None}
+        else:
+            values |= {"state": "failed", "finished_at": now}
+        with self._database.write() as sql:
+            job = locked_job(sql, item.job_id)
+            _write_held(sql, item, **values)
+            if not again:
+                write_job(sql, job.to("failed", error=error, finished_at=int(now)))
+                end_items(sql, item.job_id, now)
+            add_event(sql, item.job_id, _story(item, error, again, pause), now)
+        return again
+
+
+def end_items(sql: Connection, job_id: str, now: float) -> None:
+    """Stop what waits or runs for a job that has ended: its workers hold stale tokens from here on."""
+    sql.execute(
+        update(work_items)
+        .where(work_items.c.job_id == job_id, work_items.c.state.in_(("pending", "running")))
+        .values(state="failed", token=work_items.c.token + 1, lease_until=None, finished_at=now)
+    )
+
+
+def item_of(row: Row[Any]) -> Item:
+    return Item.model_validate(dict(row._mapping))
+
+
+def _write_held(sql: Connection, item: Item, **values: Any) -> None:
+    held = and_(work_items.c.id == item.id, work_items.c.token == item.token, work_items.c.state == "running")
+    if sql.execute(update(work_items).where(held).values(**values)).rowcount != 1:
+        raise LeaseLost(f"{item.phase} item {item.index} of job {item.job_id} is no longer this worker's")
+
+
+def _story(item: Item, error: JobError, again: bool, pause: float) -> Event:
+    what = f"{item.phase} {item.index + 1}, attempt {item.attempts} of {item.max_attempts}: {error.message}"
+    message = f"{what} (next attempt in {pause:.0f} s)" if again else what
+    data = {"phase": item.phase, "index": item.index, "code": error.code, "param": error.param}
+    return Event(message=message, level="warn" if again else "error", data=data)

@@ -1,0 +1,94 @@
+"""Annotate: the teacher marks the words of each training example that decided its answer, a shard of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import BaseModel, ConfigDict
+
+from services.orchestrator.context import Context, Grip
+from services.orchestrator.jobs import Item, Job, NewItem
+from understudy.data.parquet import AnnotatedExample, read_examples, write_annotated
+from understudy.errors import Conflict
+from understudy.schemas import AttributionExample, AttributionRequest, Example
+
+__all__ = ["Annotated", "absorb", "attribution_request", "plan", "run", "training_rows"]
+
+
+class Annotated(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    shard: str
+    rows: int
+    fingerprint: str
+
+
+def plan(job: Job, shard_size: int) -> list[NewItem]:
+    """One item a shard of the rows that the students will learn from."""
+    shards = [(start, min(start + shard_size, job.train_rows)) for start in range(0, job.train_rows, shard_size)]
+    return [NewItem(payload={"start": start, "stop": stop}, total=stop - start) for start, stop in shards]
+
+
+def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
+    assert job.facts.teacher is not None
+    examples = training_rows(context, job)[item.payload["start"] : item.payload["stop"]]
+    rows: list[AnnotatedExample] = []
+    fingerprints: set[str] = set()
+    size = context.settings.teacher_max_examples
+    for start in range(0, len(examples), size):
+        part = examples[start : start + size]
+        answers = context.teachers.attribute(attribution_request(job, job.facts.teacher, part), grip.check)
+        results = [result for answer in answers for result in answer.results]
+        fingerprints |= {answer.fingerprint for answer in answers}
+        rows += [AnnotatedExample(example=e, attribution=a) for e, a in zip(part, results, strict=True)]
+        grip.progress(len(rows))
+    with TemporaryDirectory() as folder:
+        write_annotated(Path(folder) / "shard.parquet", rows)
+        meta = {"job_id": job.id, "index": item.index, "rows": len(rows)}
+        shard = context.artifacts.publish("shard", Path(folder), meta).id
+    return Annotated(shard=shard, rows=len(rows), fingerprint=_one(fingerprints))
+
+
+def absorb(job: Job, results: Sequence[Annotated]) -> Job:
+    return job.with_facts(fingerprint=_one({result.fingerprint for result in results}))
+
+
+def attribution_request(job: Job, teacher: str, examples: Sequence[Example]) -> AttributionRequest:
+    task, asked = job.facts.task, job.spec.attribution
+    assert task is not None
+    return AttributionRequest(
+        model=teacher,
+        examples=tuple(
+            AttributionExample(id=row.id, input=row.input, output=row.output, choices=row.choices) for row in examples
+        ),
+        labels=task.labels or None,
+        template=task.template,
+        method=asked.method,
+        target=asked.target,
+        top_k=asked.top_k,
+    )
+
+
+def training_rows(context: Context, job: Job) -> list[Example]:
+    """The rows that the students learn from. A copy is kept, because each shard of the job asks again."""
+    assert job.facts.dataset is not None
+    return _read(context.artifacts.folder(job.facts.dataset) / "train.parquet")[: job.train_rows]
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path) -> list[Example]:
+    return read_examples(path)
+
+
+def _one(fingerprints: set[str]) -> str:
+    """The teacher behind all annotations; they are worth nothing when it changed on the way."""
+    if len(fingerprints) != 1:
+        raise Conflict(
+            f"the teacher's model changed while it explained (fingerprints {', '.join(sorted(fingerprints))}): "
+            "name an artifact id, which never changes, and start again",
+            param="method.distillation.teacher.model",
+        )
+    return fingerprints.pop()

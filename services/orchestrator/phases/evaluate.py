@@ -1,0 +1,125 @@
+"""Evaluate: the teacher's and every arm's answers on the test split, which nothing else sees, become the report."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from services.orchestrator import stages
+from services.orchestrator.child import run_child
+from services.orchestrator.context import Context, Grip
+from services.orchestrator.jobs import Event, Item, Job
+from services.orchestrator.phases.train import Trained, shards
+from understudy.data.parquet import read_examples
+from understudy.evaluation.report import Report
+from understudy.evaluation.spec import ArmResult, EvaluateSpec, RowCounts, TeacherFacts
+from understudy.schemas import Example, Prediction, PredictionInput, PredictionRequest
+
+__all__ = ["Evaluated", "absorb", "run", "trained_arms"]
+
+LATENCY_REQUESTS = 20
+
+
+class Evaluated(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    report: str
+
+
+def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
+    assert job.facts.dataset is not None
+    assert job.facts.task is not None
+    assert job.facts.rows is not None
+    test = context.artifacts.folder(job.facts.dataset) / "test.parquet"
+    out = context.settings.work / item.id
+    out.mkdir(parents=True, exist_ok=True)
+    spec = EvaluateSpec(
+        job_id=job.id,
+        task=job.facts.task,
+        test=test,
+        annotated=shards(context, job),
+        teacher=_teacher(context, job, read_examples(test), out, grip),
+        arms=tuple(_arm(context, trained) for trained in trained_arms(context, job)),
+        rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows}),
+        top_k=job.spec.attribution.top_k,
+        attribution_method=job.spec.attribution.method,
+    )
+    answer = run_child(
+        stages.evaluate,
+        spec.model_dump(mode="json"),
+        out / "report",
+        emit=lambda event: grip.progress(event["completed"], event["total"]),
+        check=grip.check,
+        threads=context.settings.threads_per_child,
+        grace=context.settings.child_grace,
+    )
+    report = Report.model_validate(answer)
+    for sentence in report.summary:
+        grip.event(Event(message=sentence))
+    return Evaluated(report=context.artifacts.publish("report", out / "report", {"job_id": job.id}).id)
+
+
+def absorb(job: Job, result: Evaluated) -> Job:
+    return job.with_facts(report=result.report)
+
+
+def trained_arms(context: Context, job: Job) -> list[Trained]:
+    return [Trained.model_validate(result) for result in context.flow.results(job.id, "train")]
+
+
+def _arm(context: Context, trained: Trained) -> ArmResult:
+    return ArmResult(
+        recipe=trained.arm.name,
+        seed=trained.seed,
+        model=context.artifacts.folder(trained.artifact),
+        artifact=trained.artifact,
+        validation_accuracy=trained.result.validation_accuracy,
+        steps=trained.result.steps,
+        seconds=trained.result.seconds,
+        candidate=trained.arm.candidate,
+        control_of=trained.arm.control_of,
+        without_words=trained.result.without_words,
+    )
+
+
+def _teacher(context: Context, job: Job, test: Sequence[Example], out: Path, grip: Grip) -> TeacherFacts:
+    """The teacher's own answers to the test split, and how long it takes for one of them."""
+    assert job.facts.teacher is not None
+    model = context.teachers.model(job.facts.teacher, grip.check)
+    answers = _ask(context, job, test, grip)
+    path = out / "teacher.jsonl"
+    path.write_text("".join(answer.model_dump_json() + "\n" for answer in answers), encoding="utf-8")
+    return TeacherFacts(
+        model=job.spec.teacher.model,
+        finetuned=job.spec.teacher.finetune,
+        parameters=model.parameters,
+        predictions=path,
+        latency_ms=_latency_ms(context, job, test, grip),
+    )
+
+
+def _ask(context: Context, job: Job, examples: Sequence[Example], grip: Grip) -> list[Prediction]:
+    task = job.facts.task
+    assert task is not None
+    request = PredictionRequest(
+        model=job.facts.teacher,
+        inputs=tuple(PredictionInput(id=row.id, input=row.input, choices=row.choices) for row in examples),
+        explain=False,
+        labels=task.labels or None,
+        template=task.template,
+    )
+    return context.teachers.predict(request, grip.check)
+
+
+def _latency_ms(context: Context, job: Job, test: Sequence[Example], grip: Grip) -> float:
+    """The median of single requests; the model is warm, since it has just answered the whole split."""
+    times = []
+    for turn in range(LATENCY_REQUESTS):
+        started = time.perf_counter()
+        _ask(context, job, [test[turn % len(test)]], grip)
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)

@@ -1,0 +1,86 @@
+"""Preflight: before any cost, is the teacher there, does it know its model, and do its first answers make sense?"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from pydantic import BaseModel, ConfigDict
+
+from services.orchestrator.context import Context, Grip
+from services.orchestrator.jobs import Event, Item, Job
+from services.orchestrator.phases.annotate import attribution_request, training_rows
+from understudy.errors import InvalidRequest, ModelError, NotFound, UnderstudyError
+from understudy.schemas import Attribution, Example
+from understudy.training.answers import is_right
+
+__all__ = ["Checked", "absorb", "run"]
+
+SMOKE_ROWS = 16
+_PARAMS = {
+    "model": "method.distillation.teacher.model",
+    "method": "method.distillation.attribution.method",
+    "target": "method.distillation.attribution.target",
+    "top_k": "method.distillation.attribution.top_k",
+    "template": "method.distillation.template",
+}
+
+
+class Checked(BaseModel):
+    """`teacher` is None where it is fine-tuned first: there is no model to try yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    teacher: str | None
+
+
+def run(context: Context, job: Job, _: Item, grip: Grip) -> Checked:
+    context.teachers.wait_ready(grip.check)
+    if job.spec.teacher.finetune:
+        return Checked(teacher=None)
+    try:
+        context.teachers.model(job.spec.teacher.model, grip.check)
+        _smoke(context, job, grip)
+    except (InvalidRequest, NotFound, ModelError) as error:
+        raise _about_the_job(error) from error
+    return Checked(teacher=job.spec.teacher.model)
+
+
+def absorb(job: Job, result: Checked) -> Job:
+    return job.with_facts(teacher=result.teacher)
+
+
+def _smoke(context: Context, job: Job, grip: Grip) -> None:
+    """Explain a few examples: a teacher that says one thing to all of them has nothing to teach."""
+    examples = training_rows(context, job)[:SMOKE_ROWS]
+    started = time.monotonic()
+    request = attribution_request(job, job.spec.teacher.model, examples)
+    results = [result for answer in context.teachers.attribute(request, grip.check) for result in answer.results]
+    seconds = time.monotonic() - started
+    said = Counter(result.prediction for result in results)
+    expected = Counter(example.output for example in examples)
+    assert job.facts.task is not None
+    if job.facts.task.kind != "generation" and len(said) == 1 and len(expected) > 1:
+        raise ModelError(
+            f"the teacher answers '{results[0].prediction}' to each of the first {len(examples)} training examples, "
+            f"whose outputs are {len(expected)} different ones: fine-tune it first (finetune: true), or name another",
+            param="model",
+        )
+    grip.event(_finding(job, examples, results, seconds))
+
+
+def _finding(job: Job, examples: list[Example], results: list[Attribution], seconds: float) -> Event:
+    task = job.facts.task
+    assert task is not None
+    right = sum(is_right(task, result.prediction, row.output) for result, row in zip(results, examples, strict=True))
+    estimate = seconds / len(examples) * job.train_rows
+    return Event(
+        message=f"The teacher is right on {right} of the first {len(examples)} training examples; "
+        f"explaining all {job.train_rows} takes about {estimate:.0f} s for one worker",
+        data={"right": right, "examples": len(examples), "estimated_seconds": round(estimate, 1)},
+    )
+
+
+def _about_the_job(error: UnderstudyError) -> UnderstudyError:
+    """The teacher names a field of its own request; the user knows the job's."""
+    return type(error)(error.message, param=_PARAMS.get(error.param or "", error.param))

@@ -1,0 +1,134 @@
+"""Publish: the arm that the report chose becomes a model artifact with its papers, behind the job's alias."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from services.orchestrator.context import Context, Grip
+from services.orchestrator.jobs import Item, Job
+from services.orchestrator.store import FileRow
+from understudy.evaluation.report import Report, points
+
+__all__ = ["Published", "absorb", "run"]
+
+
+class Published(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    result_file: str
+
+
+def run(context: Context, job: Job, _: Item, grip: Grip) -> Published:
+    """All that is written depends on the job alone, so that doing it twice publishes one artifact."""
+    assert job.facts.report is not None
+    papers = context.artifacts.folder(job.facts.report)
+    report = Report.model_validate_json((papers / "report.json").read_bytes())
+    chosen = report.published
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        shutil.copytree(context.artifacts.folder(chosen.artifact), folder, ignore=_manifest_only)
+        for name in ("report.json", "report.html"):
+            shutil.copyfile(papers / name, folder / name)
+        _write_json(folder / "provenance.json", _provenance(job, report))
+        (folder / "README.md").write_text(_model_card(job, report), encoding="utf-8")
+        meta = {"role": "published", "job_id": job.id, "recipe": chosen.recipe, "seed": chosen.seed}
+        model = context.artifacts.publish("model", folder, meta).id
+    grip.check()
+    result_file = _keep_report(context, job, papers / "report.json")
+    context.artifacts.set_alias(job.alias, model)
+    return Published(model=model, result_file=result_file)
+
+
+def absorb(job: Job, result: Published) -> Job:
+    return job.model_copy(update={"fine_tuned_model": result.model, "result_files": (result.result_file,)})
+
+
+def _manifest_only(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "manifest.json"]
+
+
+def _keep_report(context: Context, job: Job, report: Path) -> str:
+    """The report as a file that OpenAI's client can fetch, under an id that the job's own implies."""
+    with TemporaryDirectory() as folder:
+        shutil.copyfile(report, Path(folder) / "report.json")
+        artifact = context.artifacts.publish("file", Path(folder))
+    row = FileRow(
+        id=f"file-{job.id.removeprefix('ftjob-')}",
+        created_at=job.created_at,
+        filename=f"{job.id}-report.json",
+        purpose="fine-tune-results",
+        bytes=artifact.bytes,
+        artifact=artifact.id,
+    )
+    return context.files.add(row).id
+
+
+def _provenance(job: Job, report: Report) -> dict[str, Any]:
+    """Enough to find, or to make again, each thing that the model came from."""
+    return {
+        "job_id": job.id,
+        "dataset": job.facts.dataset,
+        "training_file": job.training_file,
+        "base_model": job.model,
+        "recipe": report.published.recipe,
+        "seed": report.published.seed,
+        "arm": report.published.artifact,
+        "report": job.facts.report,
+        "teacher": {
+            "model": job.spec.teacher.model,
+            "finetuned": job.spec.teacher.finetune,
+            "artifact_or_name": job.facts.teacher,
+            "fingerprint": job.facts.fingerprint,
+        },
+        "spec": job.spec.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("understudy", "torch", "transformers", "tokenizers")},
+    }
+
+
+def _model_card(job: Job, report: Report) -> str:
+    chosen, arm = report.published, report.student
+    comparisons = "\n".join(f"- {comparison.sentence}" for comparison in report.comparisons)
+    caveats = "\n".join(f"- {caveat}" for caveat in report.caveats) or "- none"
+    task = report.task
+    gap = points(arm.accuracy - report.teacher.accuracy)
+    labels = f" one of {len(task.labels)} labels" if task.labels else ""
+    return f"""# {job.alias}
+
+A student of {arm.parameters:,} parameters, distilled from `{report.teacher.model}` by Understudy.
+
+| | |
+| --- | --- |
+| task | {task.kind}{labels} |
+| base model | `{job.model}` |
+| recipe | `{chosen.recipe}`, seed {chosen.seed} |
+| test accuracy | {100 * arm.accuracy:.1f} % [{100 * arm.low:.1f}, {100 * arm.high:.1f}] (mean over seeds) |
+| teacher's test accuracy | {100 * report.teacher.accuracy:.1f} % (student: {gap} points) |
+| trained on | {report.rows.train} rows; tested on {report.rows.test} |
+
+## Did the method work?
+
+{comparisons}
+
+{report.rule}
+
+## What to keep in mind
+
+{caveats}
+
+## Files
+
+`report.html` is the whole report, `report.json` the same as data, `provenance.json` what the model came from,
+`task.json` the task, `card.json` how the model is asked for its reasons.
+"""
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")

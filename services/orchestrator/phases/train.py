@@ -1,0 +1,154 @@
+"""Train: an arm of the job (a recipe with a seed), or the teacher on the plain rows, in a child process each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from services.orchestrator import stages
+from services.orchestrator.child import run_child
+from services.orchestrator.context import Context, Grip
+from services.orchestrator.jobs import Arm, Event, Item, Job, NewItem
+from understudy.training.spec import TrainEvent, TrainResult, TrainSpec
+
+__all__ = ["Taught", "Trained", "absorb_teacher", "plan", "run", "run_teacher", "shards"]
+
+METRICS_SECONDS = 5.0  # between two events that only have a loss
+
+
+class Trained(BaseModel):
+    """One arm's model, and what the training says of itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    arm: Arm
+    seed: int
+    artifact: str
+    result: TrainResult
+
+
+class Taught(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    teacher: str
+
+
+def plan(job: Job) -> list[NewItem]:
+    """Seed by seed, so that a whole round of arms is there before the next seed begins."""
+    return [
+        NewItem(payload={"arm": arm.model_dump(), "seed": seed}) for seed in job.spec.seeds for arm in job.facts.arms
+    ]
+
+
+def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
+    assert job.facts.task is not None
+    arm, seed = Arm.model_validate(item.payload["arm"]), int(item.payload["seed"])
+    spec = TrainSpec(
+        model=job.model,
+        task=job.facts.task,
+        train=shards(context, job),
+        annotated=True,
+        validation=_dataset(context, job) / "validation.parquet",
+        recipe=arm.name,
+        seed=seed,
+        hyperparameters=job.hyperparameters,
+        rationale_weight=job.spec.rationale_weight,
+        top_k=job.spec.attribution.top_k,
+        max_train_rows=job.spec.max_train_rows,
+        artifacts=context.settings.artifact_root,
+    )
+    name = f"{arm.name}, seed {seed}"
+    result = _train(context, item, grip, spec, {"arm": arm.name, "seed": seed}, name)
+    meta = {"role": "arm", "job_id": job.id, "recipe": arm.name, "seed": seed}
+    artifact = context.artifacts.publish("model", result.model, meta).id
+    return Trained(arm=arm, seed=seed, artifact=artifact, result=result)
+
+
+def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
+    """Fine-tune the teacher on the whole training split, as the paper does first."""
+    assert job.facts.task is not None
+    teacher = job.spec.teacher
+    dataset = _dataset(context, job)
+    spec = TrainSpec(
+        model=teacher.model,
+        task=job.facts.task,
+        train=(dataset / "train.parquet",),
+        annotated=False,
+        validation=dataset / "validation.parquet",
+        recipe="finetune",
+        seed=job.seed,
+        hyperparameters=teacher.hyperparameters,
+        artifacts=context.settings.artifact_root,
+    )
+    result = _train(context, item, grip, spec, {"arm": "teacher", "seed": job.seed}, "teacher")
+    meta = {"role": "teacher", "job_id": job.id, "base_model": teacher.model}
+    return Taught(teacher=context.artifacts.publish("model", result.model, meta).id)
+
+
+def absorb_teacher(job: Job, result: Taught) -> Job:
+    return job.with_facts(teacher=result.teacher)
+
+
+def shards(context: Context, job: Job) -> tuple[Path, ...]:
+    """The annotated training rows, in order."""
+    results = context.flow.results(job.id, "annotate")
+    return tuple(context.artifacts.folder(result["shard"]) / "shard.parquet" for result in results)
+
+
+def _dataset(context: Context, job: Job) -> Path:
+    assert job.facts.dataset is not None
+    return context.artifacts.folder(job.facts.dataset)
+
+
+def _train(
+    context: Context, item: Item, grip: Grip, spec: TrainSpec, labels: Mapping[str, Any], name: str
+) -> TrainResult:
+    """`out` outlives an attempt, so that a training that was stopped goes on from its last checkpoint."""
+    out = context.settings.work / item.id
+    out.mkdir(parents=True, exist_ok=True)
+    answer = run_child(
+        stages.train,
+        spec.model_dump(mode="json"),
+        out,
+        emit=_Narrator(grip, labels, name),
+        check=grip.check,
+        threads=context.settings.threads_per_child,
+        grace=context.settings.child_grace,
+    )
+    return TrainResult.model_validate(answer)
+
+
+class _Narrator:
+    """Turns a training's events into progress, and some of them into lines of the job's story."""
+
+    def __init__(self, grip: Grip, labels: Mapping[str, Any], name: str) -> None:
+        self._grip = grip
+        self._labels = labels
+        self._name = name
+        self._told = time.monotonic()
+
+    def __call__(self, value: Mapping[str, Any]) -> None:
+        event = TrainEvent.model_validate(value)
+        self._grip.progress(event.step, event.total_steps)
+        validated = event.validation_accuracy is not None
+        if not validated and (event.loss is None or time.monotonic() - self._told < METRICS_SECONDS):
+            return
+        self._told = time.monotonic()
+        figures = [f"training loss {event.loss:.4f}"] if event.loss is not None else []
+        figures += [f"validation accuracy {event.validation_accuracy:.4f}"] if validated else []
+        message = f"{self._name}: step {event.step}/{event.total_steps}, {', '.join(figures)}"
+        self._grip.event(Event(message=message, type="metrics", data={**self._labels, **_metrics(event)}))
+
+
+def _metrics(event: TrainEvent) -> dict[str, Any]:
+    """OpenAI's names of the same figures."""
+    return {
+        "step": event.step,
+        "total_steps": event.total_steps,
+        "train_loss": event.loss,
+        "full_valid_mean_token_accuracy": event.validation_accuracy,
+    }

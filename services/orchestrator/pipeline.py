@@ -1,0 +1,124 @@
+"""The one table of a job's phases: on which queue each runs, what it counts, its items, its work, what the job keeps.
+
+To add a phase, write its module in `phases` and its row here. Knows no SQL and no broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from services.orchestrator.context import Context, Grip
+from services.orchestrator.flow import Next
+from services.orchestrator.jobs import PHASES, Item, Job, NewItem, Phase, Queue
+from services.orchestrator.phases import annotate, evaluate, preflight, publish, train, validate
+from services.orchestrator.settings import Settings
+
+__all__ = ["STAGES", "Stage", "finish", "first_items", "phases_of"]
+
+log = structlog.get_logger()
+
+Results = list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`plan` gives the items of a phase that begins, `absorb` what the job keeps of their results; both are pure."""
+
+    queue: Queue
+    unit: str
+    run: Callable[[Context, Job, Item, Grip], BaseModel]
+    absorb: Callable[[Job, Results], Job] = lambda job, _: job
+    plan: Callable[[Job, Settings], list[NewItem]] = lambda _, __: [NewItem()]
+    needed: Callable[[Job], bool] = lambda _: True
+
+
+STAGES: Mapping[Phase, Stage] = MappingProxyType(
+    {
+        "validate": Stage(
+            "control",
+            "rows",
+            validate.run,
+            absorb=lambda job, results: validate.absorb(job, validate.Validated.model_validate(results[0])),
+        ),
+        "preflight": Stage(
+            "control",
+            "checks",
+            preflight.run,
+            absorb=lambda job, results: preflight.absorb(job, preflight.Checked.model_validate(results[0])),
+            plan=lambda _, __: [NewItem(total=1)],
+        ),
+        "teacher": Stage(
+            "train",
+            "steps",
+            train.run_teacher,
+            absorb=lambda job, results: train.absorb_teacher(job, train.Taught.model_validate(results[0])),
+            needed=lambda job: job.spec.teacher.finetune,
+        ),
+        "annotate": Stage(
+            "annotate",
+            "examples",
+            annotate.run,
+            absorb=lambda job, results: annotate.absorb(job, [annotate.Annotated.model_validate(r) for r in results]),
+            plan=lambda job, settings: annotate.plan(job, settings.shard_size),
+        ),
+        "train": Stage("train", "steps", train.run, plan=lambda job, _: train.plan(job)),
+        "evaluate": Stage(
+            "train",
+            "predictions",
+            evaluate.run,
+            absorb=lambda job, results: evaluate.absorb(job, evaluate.Evaluated.model_validate(results[0])),
+        ),
+        "publish": Stage(
+            "control",
+            "models",
+            publish.run,
+            absorb=lambda job, results: publish.absorb(job, publish.Published.model_validate(results[0])),
+            plan=lambda _, __: [NewItem(total=1)],
+        ),
+    }
+)
+
+
+def phases_of(job: Job) -> list[Phase]:
+    """The phases that this job goes through, in order, `done` not among them."""
+    return [phase for phase in PHASES if phase in STAGES and STAGES[phase].needed(job)]
+
+
+def first_items(job: Job, settings: Settings) -> Next:
+    """The items with which a new job begins."""
+    return _items(job, settings)
+
+
+def finish(context: Context, job_id: str, phase: Phase) -> None:
+    """Move a job on whose phase has nothing left to do; nothing happens where another process was first."""
+    before = context.jobs.get(job_id)
+    order: list[Phase] = [*phases_of(before), "done"]
+    following = order[order.index(phase) + 1]
+
+    def advance(job: Job, results: Results) -> tuple[Job, Next | None]:
+        job = STAGES[phase].absorb(_started(job), results)
+        if following == "done":
+            return job.to("succeeded", finished_at=int(context.clock())), None
+        return job, _items(job, context.settings)
+
+    job = context.flow.finish(job_id, phase, following, advance)
+    if job is not None:
+        log.info("phase_finished", job_id=job_id, phase=phase, following=job.phase, status=job.status)
+
+
+def _started(job: Job) -> Job:
+    """A job that has finished a phase has been validated, and is running unless only that is behind it."""
+    if job.status == "validating_files":
+        return job.to("queued")
+    return job.to("running") if job.status == "queued" else job
+
+
+def _items(job: Job, settings: Settings) -> Next:
+    stage = STAGES[job.phase]
+    return Next(stage.queue, stage.plan(job, settings))

@@ -1,0 +1,146 @@
+"""What a client may ask for: OpenAI's job request with our method, checked field by field before a job exists.
+
+Checks that need a file's content, a model or a teacher are phases of the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from services.orchestrator.jobs import Job, new_id
+from understudy.artifacts import check_alias
+from understudy.attribution.methods import METHODS
+from understudy.errors import InvalidRequest
+from understudy.schemas import DistillationSpec, Hyperparameters, Request, TaskSpec
+from understudy.training.recipes import AUTO, parse_recipe
+
+__all__ = ["JobRequest", "MethodRequest", "job_of"]
+
+MAX_SEED = 2**31 - 1
+_SPEC = "method.distillation"
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+FileId = Annotated[str, Field(min_length=1, max_length=64)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+
+
+class MethodRequest(Request):
+    """OpenAI's `method`, with the one type that is ours."""
+
+    type: Literal["distillation"]
+    distillation: DistillationSpec
+
+
+class JobRequest(Request):
+    """`model` is the student. `hyperparameters` is where OpenAI once had them; `method` is their place."""
+
+    model: str = Field(min_length=1, max_length=500)
+    training_file: FileId
+    validation_file: FileId | None = None
+    method: MethodRequest | None = None
+    hyperparameters: Hyperparameters | None = None
+    suffix: str | None = Field(default=None, min_length=1, max_length=64)
+    seed: Seed | None = None
+    metadata: Metadata | None = None
+    integrations: list[Any] | None = None
+
+
+def job_of(request: JobRequest, now: float) -> Job:
+    """The job that a request describes. Raises InvalidRequest, whose `param` is the field at fault."""
+    if request.method is None:
+        raise InvalidRequest(
+            "method is missing: a student here learns from a teacher, so give "
+            '{"type": "distillation", "distillation": {"teacher": {"model": ...}}}',
+            param="method",
+        )
+    if request.integrations:
+        raise InvalidRequest("no integration is offered here: leave integrations out", param="integrations")
+    spec = request.method.distillation
+    spec = spec.model_copy(update={"seeds": _seeds(request, spec), "hyperparameters": _hyperparameters(request, spec)})
+    for check in CHECKS:
+        check(spec)
+    job = Job(
+        id=new_id("ftjob-"),
+        created_at=int(now),
+        phase_started_at=now,
+        model=request.model,
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+        spec=spec,
+        suffix=request.suffix,
+        metadata=request.metadata,
+    )
+    check_alias(job.alias, param="suffix" if request.suffix else f"{_SPEC}.alias")
+    return job
+
+
+def _seeds(request: JobRequest, spec: DistillationSpec) -> tuple[int, ...]:
+    """OpenAI's one seed or our several; seed 0 is a seed."""
+    if request.seed is None:
+        return spec.seeds
+    if "seeds" not in spec.model_fields_set:
+        return (request.seed,)
+    if request.seed != spec.seeds[0]:
+        raise InvalidRequest(
+            f"seed is {request.seed} and {_SPEC}.seeds begins with {spec.seeds[0]}: give one of the two", param="seed"
+        )
+    return spec.seeds
+
+
+def _hyperparameters(request: JobRequest, spec: DistillationSpec) -> Hyperparameters:
+    if request.hyperparameters is None:
+        return spec.hyperparameters
+    if "hyperparameters" in spec.model_fields_set and spec.hyperparameters != request.hyperparameters:
+        raise InvalidRequest(
+            f"hyperparameters and {_SPEC}.hyperparameters differ: give one of the two", param="hyperparameters"
+        )
+    return request.hyperparameters
+
+
+def _check_seeds(spec: DistillationSpec) -> None:
+    for index, seed in enumerate(spec.seeds):
+        if not 0 <= seed <= MAX_SEED:
+            raise InvalidRequest(f"a seed is between 0 and {MAX_SEED}, not {seed}", param=f"{_SPEC}.seeds[{index}]")
+    if len(set(spec.seeds)) < len(spec.seeds):
+        raise InvalidRequest("a seed is given twice, which would train the same arm twice", param=f"{_SPEC}.seeds")
+
+
+def _check_teacher(spec: DistillationSpec) -> None:
+    if spec.teacher.model.startswith("scratch:") and not spec.teacher.finetune:
+        raise InvalidRequest(
+            f"the teacher '{spec.teacher.model}' has random weights and nothing to teach: set finetune to true, "
+            "or name a trained model",
+            param=f"{_SPEC}.teacher.model",
+        )
+
+
+def _check_recipes(spec: DistillationSpec) -> None:
+    for name in [spec.recipe] if isinstance(spec.recipe, str) else spec.recipe:
+        if name != AUTO:
+            parse_recipe(name, param=f"{_SPEC}.recipe")
+
+
+def _check_method(spec: DistillationSpec) -> None:
+    METHODS.get(spec.attribution.method, param=f"{_SPEC}.attribution.method")
+
+
+def _check_template(spec: DistillationSpec) -> None:
+    try:
+        TaskSpec(template=spec.template)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(reason, param=f"{_SPEC}.template") from error
+
+
+CHECKS: tuple[Callable[[DistillationSpec], None], ...] = (
+    _check_seeds,
+    _check_teacher,
+    _check_recipes,
+    _check_method,
+    _check_template,
+)

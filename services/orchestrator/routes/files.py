@@ -1,0 +1,124 @@
+"""`/v1/files`: upload, list, fetch and delete, as OpenAI's clients do it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
+from fastapi.responses import FileResponse
+
+from services.orchestrator.context import Context
+from services.orchestrator.jobs import new_id
+from services.orchestrator.routes.state import TheContext
+from services.orchestrator.store import FileRow
+from services.orchestrator.wire import Deleted, FileObject, Page, file_object
+from understudy.artifacts import ArtifactStore
+from understudy.data.read import FORMATS
+from understudy.errors import InvalidRequest, PayloadTooLarge, UnknownName, UnsupportedContent
+
+__all__ = ["router"]
+
+PURPOSES = ("fine-tune",)
+MAX_NAME_BYTES = 200
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+
+async def _only_what_is_read(request: Request) -> None:
+    given = request.headers.get("content-type", "")
+    if given.split(";")[0].strip().lower() != "multipart/form-data":
+        raise UnsupportedContent(f"content type '{given[:100]}' is not read here: send multipart/form-data")
+    for name in await request.form():
+        if name not in ("file", "purpose"):
+            raise InvalidRequest(f"{name[:50]}: there is no such field", param=name[:50])
+
+
+@router.post("", summary="Upload a data file", dependencies=[Depends(_only_what_is_read)])
+def create(
+    context: TheContext,
+    file: Annotated[UploadFile, File(description="JSON lines, CSV, TSV or Parquet")],
+    purpose: Annotated[str, Form(description="fine-tune")],
+) -> FileObject:
+    if purpose not in PURPOSES:
+        raise UnknownName.among("purpose", purpose[:50], PURPOSES, param="purpose")
+    size, most = file.size or 0, context.settings.max_upload_bytes
+    if size > most:
+        raise PayloadTooLarge(f"the file has {size} bytes, and at most {most} are accepted", param="file")
+    if size == 0:
+        raise InvalidRequest("the file is empty", param="file")
+    name = _clean(file.filename or "")
+    return file_object(_keep(context, file, name, size))
+
+
+@router.get("", summary="The files, newest first")
+def list_files(
+    context: TheContext,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: str | None = None,
+) -> Page[FileObject]:
+    rows, more = context.files.page(after, limit, purpose, newest_first=order == "desc")
+    return Page(data=[file_object(row) for row in rows], has_more=more)
+
+
+@router.get("/{file_id}", summary="A file's facts")
+def retrieve(context: TheContext, file_id: str) -> FileObject:
+    return file_object(context.files.get(file_id))
+
+
+@router.get("/{file_id}/content", summary="A file's bytes", response_class=FileResponse)
+def content(context: TheContext, file_id: str) -> FileResponse:
+    file = context.files.get(file_id)
+    return FileResponse(
+        only_file(context.artifacts, file.artifact),
+        media_type="application/octet-stream",
+        filename=file.filename,
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
+
+
+@router.delete("/{file_id}", summary="Remove a file that no job reads")
+def delete(context: TheContext, file_id: str) -> Deleted:
+    file = context.files.get(file_id)
+    if context.files.delete(file_id):
+        context.artifacts.delete(file.artifact)
+    return Deleted(id=file_id)
+
+
+def only_file(artifacts: ArtifactStore, artifact_id: str) -> Path:
+    """The one file of an artifact of the kind `file`."""
+    (name,) = artifacts.get(artifact_id).files
+    return artifacts.folder(artifact_id) / name
+
+
+def _clean(filename: str) -> str:
+    """The base name alone, without what could end a line or a header; a name without an ending means JSON lines."""
+    base = PurePosixPath(filename.replace("\\", "/")).name
+    name = "".join(character for character in base if character.isprintable() and character != '"').strip(" .")
+    suffix = PurePosixPath(name).suffix.lower() if name else ""
+    if suffix and suffix not in FORMATS:
+        raise UnknownName.among("file type", suffix, FORMATS, param="file")
+    stem = PurePosixPath(name).stem or "upload"
+    return stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore") + (suffix or ".jsonl")
+
+
+def _keep(context: Context, file: UploadFile, name: str, size: int) -> FileRow:
+    """Store the bytes under a name of ours: what the user called the file is a column and never a path."""
+    with TemporaryDirectory() as folder:
+        with (Path(folder) / f"data{PurePosixPath(name).suffix}").open("wb") as copy:
+            shutil.copyfileobj(file.file, copy)
+        artifact = context.artifacts.publish("file", Path(folder)).id
+    row = FileRow(
+        id=new_id("file-"),
+        created_at=int(time.time()),
+        filename=name,
+        purpose="fine-tune",
+        bytes=size,
+        artifact=artifact,
+    )
+    return context.files.add(row)

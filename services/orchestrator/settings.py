@@ -1,0 +1,95 @@
+"""What an installation may choose, from the environment (`UNDERSTUDY_...`). The API and the workers read the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+_BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
+
+
+class Settings(BaseSettings):
+    """Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="UNDERSTUDY_", extra="ignore", frozen=True, populate_by_name=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    home: Path = Path(".understudy")
+    """The folder of what a machine may lose: the SQLite file by default, and trainings in progress."""
+    database_url: str = ""
+    """Empty: a SQLite file in `home`. Otherwise any SQLAlchemy URL (`postgresql+psycopg://...`)."""
+    broker_url: str = Field(
+        default="redis://127.0.0.1:6379/0", validation_alias=AliasChoices("UNDERSTUDY_BROKER_URL", "REDIS_URL")
+    )
+    artifacts: str = ""
+    """The root of the artifact store, a folder or an fsspec URL. Empty: a folder in `home`."""
+    teacher_urls: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:8001",)
+    teacher_max_examples: int = Field(default=32, ge=1)
+    """Examples of one request to a teacher. A teacher that accepts fewer says so, and the request is halved."""
+    teacher_patience: float = Field(default=120.0, gt=0)
+    """How long a shard waits for a teacher that is busy or away before it gives its worker back."""
+
+    shard_size: int = Field(default=128, ge=1)
+    window: int = Field(default=8, ge=1)
+    """Messages in flight for each queue; the rest waits in the table."""
+    max_attempts: int = Field(default=3, ge=1)
+    retry_after: float = Field(default=2.0, ge=0)
+    """The pause before a second attempt; it doubles with each further one."""
+    lease_seconds: float = Field(default=30.0, gt=0)
+    heartbeat_seconds: float = Field(default=1.0, gt=0)
+    resend_seconds: float = Field(default=60.0, gt=0)
+    """How old a message may grow before it is taken for lost and sent again."""
+    sweep_seconds: float = Field(default=1.0, gt=0)
+    visibility_timeout: int = Field(default=3600, ge=10)
+    """When Redis itself hands out an unacknowledged message again. Leases make a second copy harmless."""
+
+    threads_per_child: int = Field(default=1, ge=1)
+    child_grace: float = Field(default=5.0, ge=0)
+    """How long a training process may take to end before it is killed."""
+    max_upload_bytes: int = Field(default=512 * 1024**2, ge=1)
+    max_body_bytes: int = Field(default=1024**2, ge=1)
+    """The largest body of any other request."""
+
+    @field_validator("teacher_urls", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Read a JSON list as well as `http://a:8001,http://b:8001`."""
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.startswith("[") else [url.strip() for url in value.split(",") if url.strip()]
+
+    @field_validator("broker_url")
+    @classmethod
+    def _redis(cls, value: str) -> str:
+        url = value.replace("unix://", "redis+socket://", 1) if value.startswith("unix://") else value
+        if not url.startswith(_BROKERS):
+            raise ValueError(f"the broker is Redis or Valkey: the URL starts with one of {', '.join(_BROKERS)}")
+        return url
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError("lease_seconds must be at least twice heartbeat_seconds, or a late beat loses the lease")
+        if not self.teacher_urls:
+            raise ValueError("teacher_urls is empty: name at least one teacher service")
+        return self
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'understudy.db'}"
+
+    @property
+    def artifact_root(self) -> str:
+        return self.artifacts or str(self.home.resolve() / "artifacts")
+
+    @property
+    def work(self) -> Path:
+        """Where stages keep what is not finished yet, one folder a work item."""
+        return self.home.resolve() / "work"

@@ -1,0 +1,96 @@
+"""A worker process: `python -m services.orchestrator.worker --queues control,annotate --concurrency 2`.
+
+Threads wait for the teacher and for the database, and for the child processes in which models are trained; the process
+itself never computes and never imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from services.orchestrator.broker import TASK, create_celery, sender
+from services.orchestrator.child import warm
+from services.orchestrator.context import Context
+from services.orchestrator.dispatch import QUEUES, Sweeper, sweep
+from services.orchestrator.execute import execute
+from services.orchestrator.settings import Settings
+from understudy.errors import InvalidRequest, UnknownName
+
+__all__ = ["create_worker", "main"]
+
+log = structlog.get_logger()
+
+
+def create_worker(settings: Settings) -> tuple[Celery, Context]:
+    """A Celery app with our one task, and what the task works with."""
+    app = create_celery(settings)
+    context = Context(settings, sender(app))
+    stopping = threading.Event()
+    name = f"{socket.gethostname()}-{os.getpid()}"
+
+    @app.task(name=TASK)
+    def run_item(item_id: str) -> None:
+        if execute(context, item_id, name, stopping):
+            sweep(context)
+
+    def stop(**_: Any) -> None:
+        stopping.set()  # items that run go back as they were, and their threads end
+
+    signals.worker_shutting_down.connect(stop, weak=False)
+    return app, context
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    settings = Settings()
+    app, context = create_worker(settings)
+    if "train" in options.queues:
+        warm()
+    sweeper = Sweeper(context)
+    sweeper.start()
+    log.info("worker_started", queues=options.queues, concurrency=options.concurrency)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=options.concurrency,
+        queues=options.queues,
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    sweeper.stop()
+    context.close()
+    return int(worker.exitcode or 0)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="services.orchestrator.worker", description="Works on Understudy's jobs.")
+    parser.add_argument("--queues", type=_queues, default=list(QUEUES), help=f"of {', '.join(QUEUES)}, by commas")
+    parser.add_argument("--concurrency", type=int, default=2, help="items that are worked on at once")
+    return parser.parse_args(arguments)
+
+
+def _queues(value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    for name in names:
+        if name not in QUEUES:
+            raise argparse.ArgumentTypeError(UnknownName.among("queue", name, QUEUES).message)
+    if not names:
+        raise argparse.ArgumentTypeError(InvalidRequest("name at least one queue").message)
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())
