@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 MAX_TEXT_CHARS = 100_000
 """The longest text of one example, in characters. Far above any model's window; a bound on what a request can cost."""
@@ -156,11 +156,27 @@ class PredictionInput(Request):
     choices: tuple[Text, ...] | None = Field(default=None, min_length=2)
 
 
+def _input_kind(value: Any) -> str | None:
+    kinds = {str: "Text", dict: "Object", PredictionInput: "Object"}
+    return next((tag for kind, tag in kinds.items() if isinstance(value, kind)), None)
+
+
+# Told apart before they are checked, so that a complaint is about what was sent and not about its alternative too.
+AnyInput = Annotated[
+    Annotated[PredictionInput, Tag("Object")] | Annotated[Text, Tag("Text")],
+    Discriminator(
+        _input_kind,
+        custom_error_type="input_kind",
+        custom_error_message="Input should be a text, or an object with an 'input'",
+    ),
+]
+
+
 class PredictionRequest(Request):
     """`model` is an artifact id or an alias; None is the service's default alias."""
 
     model: str | None = None
-    inputs: tuple[PredictionInput | Text, ...] = Field(min_length=1)
+    inputs: tuple[AnyInput, ...] = Field(min_length=1)
     explain: bool = True
     top_k: int = Field(default=5, ge=1, le=100)
     labels: tuple[Text, ...] | None = Field(default=None, min_length=2)
