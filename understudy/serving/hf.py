@@ -55,11 +55,12 @@ class HFEngine:
         )
 
     def warm_up(self) -> None:
-        """One forward pass on every path that a request can take."""
+        """One forward pass on every path that a request can take, and the fingerprint, which reads every weight."""
         choices = ("yes", "no") if self.adapter.task.kind == "choice" else None
         row = PredictionInput(input="Is this a warm-up?", choices=choices)
         for explain in (False, True):
             self.predict([row], explain=explain, top_k=1)
+        self.info()
 
     def predict(
         self,

@@ -85,7 +85,7 @@ def _saliency(adapter: Adapter, _: ModelCard, inputs: Sequence[PredictionInput],
             words=found.rationale,
             truncated=found.truncated,
         )
-        for found in attribute(adapter, examples, method="saliency", target="predicted", top_k=top_k)
+        for found in attribute(adapter, examples, method="saliency", target="predicted", top_k=top_k, field="inputs")
     ]
 
 

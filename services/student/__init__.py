@@ -1,0 +1,1 @@
+"""The student service: predictions of published models, and the words behind them."""

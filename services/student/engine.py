@@ -1,0 +1,168 @@
+"""The models of the student service: which are in memory, which one each alias names, and how an alias moves.
+
+A new model is loaded and has answered once before its alias names it; until then, and for good if it cannot be loaded,
+the old one serves. All state lives on the event loop; the loader's thread reads files and returns a model, and a
+request keeps the model that it began with. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+
+import structlog
+
+from services.student.settings import Settings
+from understudy.artifacts import ArtifactStore
+from understudy.batching import ModelThread
+from understudy.errors import ArtifactNotFound, ModelNotFound, Unavailable, UnderstudyError
+from understudy.serving.hf import HFEngine
+
+__all__ = ["Models"]
+
+log = structlog.get_logger()
+
+
+class Models:
+    """Models by artifact id, the one asked last at the end, and the aliases that are followed.
+
+    An alias is followed from its first use until its model is put out. The default alias always is, and its model is
+    never put out.
+    """
+
+    def __init__(self, settings: Settings, store: ArtifactStore | None = None) -> None:
+        self.settings = settings
+        self.store = store or ArtifactStore(settings.artifacts)
+        self.problems: dict[str, str] = {}  # alias -> why it does not serve what it names
+        self._engines: OrderedDict[str, HFEngine] = OrderedDict()
+        self._served: dict[str, str] = {}  # alias -> artifact id
+        self._failed: dict[str, tuple[float, Exception]] = {}  # artifact id -> when and why it did not load
+        self._loading: dict[str, asyncio.Task[HFEngine]] = {}  # artifact id -> what its first caller began
+        self._moving: dict[str, asyncio.Task[None]] = {}  # alias -> the look-up or move that is under way
+        self._loader = ModelThread(settings.max_queue)
+        self._following: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to follow the aliases; the default one's model is loaded at once."""
+        self._following = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        tasks = [*self._moving.values(), *self._loading.values(), *([self._following] if self._following else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(self._loader.close)
+
+    def ready(self) -> HFEngine:
+        """The default alias's model. Raises Unavailable, which says what to do, where there is none."""
+        alias = self.settings.alias
+        if self._following is None or self._following.done():
+            raise Unavailable("the task that follows the aliases has ended: restart the service")
+        if alias not in self._served:
+            raise Unavailable(f"no model is served yet: {self.problems.get(alias, f'{alias} is being loaded')}")
+        return self._engines[self._served[alias]]
+
+    def loaded(self) -> list[HFEngine]:
+        return list(self._engines.values())
+
+    def aliases(self, engine: HFEngine) -> tuple[str, ...]:
+        """The followed aliases that a model answers to."""
+        return tuple(sorted(alias for alias, artifact in self._served.items() if artifact == engine.name))
+
+    async def engine(self, name: str) -> HFEngine:
+        """The model behind an artifact id or alias, loaded if it has to be.
+
+        Raises ModelNotFound, which lists the aliases, Overloaded, or what is wrong with the artifact.
+        """
+        known = self._served.get(name, name)
+        if known in self._engines:
+            self._engines.move_to_end(known)
+            return self._engines[known]
+        artifact = await self._loader.run(self._resolve, name)
+        engine = await self._load(artifact)
+        # An alias that is followed by now may have moved on already; it is not for this request to move it back.
+        self._keep(engine, alias=None if name == artifact or name in self._served else name)
+        return engine
+
+    async def _follow(self) -> None:
+        """Look up every followed alias, again and again; one that takes long to move holds up no other."""
+        while True:
+            for alias in {self.settings.alias, *self._served} - self._moving.keys():
+                self._moving[alias] = asyncio.create_task(self._refresh(alias))
+            await asyncio.sleep(self.settings.refresh_seconds)
+
+    async def _refresh(self, alias: str) -> None:
+        """Move an alias where it has moved in the store. What cannot be served is a problem, never the end."""
+        try:
+            # Not on the loader's thread: while a large model is being read, other aliases may move.
+            artifact = await asyncio.to_thread(self._resolve, alias)
+            if self._served.get(alias) != artifact:
+                self._keep(self._engines.get(artifact) or await self._load(artifact), alias)
+            self.problems.pop(alias, None)
+        except UnderstudyError as error:
+            self._note(alias, error.message)
+        except Exception as error:  # stores and models have errors of their own, and the service outlives them
+            self._note(alias, f"{type(error).__name__}: {error}")
+        finally:
+            del self._moving[alias]
+
+    def _note(self, alias: str, problem: str) -> None:
+        if self.problems.get(alias) != problem:
+            log.warning("alias_not_served", alias=alias, still=self._served.get(alias), problem=problem)
+        self.problems[alias] = problem
+
+    def _resolve(self, name: str) -> str:
+        try:
+            artifact = self.store.resolve(name)
+        except ArtifactNotFound as error:
+            hint = "a job that succeeds sets its alias, or publish a model and point the alias at it"
+            raise ModelNotFound(f"{error.message}: {hint}", param="model") from error
+        if not artifact.startswith("model-"):
+            raise ModelNotFound(f"'{name}' is no model but a {artifact.partition('-')[0]}", param="model")
+        return artifact
+
+    async def _load(self, artifact: str) -> HFEngine:
+        """Load once for everybody who waits. A failure is remembered for a while: reading is not cheap."""
+        when, error = self._failed.get(artifact, (0.0, None))
+        if error is not None and time.monotonic() < when + self.settings.retry_seconds:
+            raise error.with_traceback(None)
+        if artifact not in self._loading:
+            self._loading[artifact] = asyncio.create_task(self._open(artifact))
+        # One caller may leave; the others still wait for the same task.
+        return await asyncio.shield(self._loading[artifact])
+
+    async def _open(self, artifact: str) -> HFEngine:
+        started = time.monotonic()
+        try:
+            engine = await self._loader.run(self._read, artifact)
+        except Exception as error:
+            if not getattr(error, "retryable", False):
+                self._failed[artifact] = (time.monotonic(), error)
+            raise
+        finally:
+            del self._loading[artifact]
+        self._failed.pop(artifact, None)
+        log.info("model_loaded", artifact=artifact, seconds=round(time.monotonic() - started, 3))
+        return engine
+
+    def _read(self, artifact: str) -> HFEngine:
+        return HFEngine.load(self.store.folder(artifact), self.settings.device, artifact)
+
+    def _keep(self, engine: HFEngine, alias: str | None) -> None:
+        """Make a loaded model the one that answers, in one step that no request can see half of."""
+        self._engines[engine.name] = engine
+        self._engines.move_to_end(engine.name)
+        if alias is not None:
+            log.info("alias_moved", alias=alias, artifact=engine.name, before=self._served.get(alias))
+            self._served[alias] = engine.name
+        self._make_room()
+
+    def _make_room(self) -> None:
+        pinned = self._served.get(self.settings.alias)
+        while len(self._engines) > self.settings.max_models:
+            name = next(name for name in self._engines if name != pinned)
+            del self._engines[name]
+            self._served = {alias: artifact for alias, artifact in self._served.items() if artifact != name}
+            self.problems = {alias: text for alias, text in self.problems.items() if alias in self._served}
+            log.info("model_put_out", artifact=name)

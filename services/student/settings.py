@@ -1,0 +1,43 @@
+"""What an installation may choose, from the environment (`UNDERSTUDY_STUDENT_...`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="UNDERSTUDY_STUDENT_", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8002, ge=0, le=65535)
+    artifacts: str = Field(
+        default=str(Path(".understudy") / "artifacts"),
+        validation_alias=AliasChoices("UNDERSTUDY_STUDENT_ARTIFACTS", "UNDERSTUDY_ARTIFACTS"),
+    )
+    """The root of the artifact store, a folder or an fsspec URL: artifact ids and aliases are looked up there."""
+    alias: str = Field(default="production", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """The alias that answers requests that name no model. The service is ready once its model is loaded."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
+    max_models: int = Field(default=2, ge=1)
+    """Models kept in memory, the default alias's among them; one more is there while an alias moves."""
+    refresh_seconds: float = Field(default=1.0, gt=0)
+    """How often the aliases in use are looked up: a moved alias is noticed this much later at most."""
+    retry_seconds: float = Field(default=10.0, ge=0)
+    """How long a model that could not be loaded is not tried again."""
+    max_queue: int = Field(default=64, ge=1)
+    """Requests that wait for the model or run; one more is answered with 429 at once. Loading has as many places."""
+    max_inputs: int = Field(default=256, ge=1)
+    """Inputs of one request."""
+    max_candidates: int = Field(default=1000, ge=2)
+    """Labels, or choices of one input."""
+    max_request_chars: int = Field(default=1_000_000, ge=1)
+    """Characters of one request, all inputs together."""
+    max_body_bytes: int = Field(default=8 * 1024**2, ge=1)
