@@ -1,0 +1,146 @@
+"""A job's way through its phases: finished once, by one of many; cancelled, paused and recovered as a whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from services.orchestrator.flow import Next
+from services.orchestrator.jobs import Event, Job, NewItem
+from services.orchestrator.settings import Settings
+from understudy.errors import Conflict, LeaseLost, StageFailed
+from understudy.testing import FakeTeacher
+
+
+@pytest.fixture
+def bench(settings: Settings, teacher: FakeTeacher, database_url: str, make_bench: Any, clock: Any) -> Iterator[Any]:
+    one = make_bench(settings.model_copy(update={"database_url": database_url, "lease_seconds": 10.0}), teacher, clock)
+    yield one
+    one.context.close()
+
+
+def to_train(job: Job, results: list[Mapping[str, Any]]) -> tuple[Job, Next]:
+    return job.with_facts(fingerprint=str(results)), Next("train", [NewItem(payload={"arm": 1}), NewItem()])
+
+
+def finish_all(bench: Any, job: Job) -> None:
+    for number, item_id in enumerate(bench.item_ids(job)):
+        item = bench.context.leases.claim(item_id, "a")
+        bench.context.leases.complete(item, {"n": number}, 1)
+
+
+def test_a_phase_with_an_unfinished_item_is_not_finished(bench: Any) -> None:
+    job = bench.submit_items(2)
+    item = bench.context.leases.claim(bench.item_ids(job)[0], "a")
+    bench.context.leases.complete(item, {}, 1)
+    assert bench.context.flow.finishable() == []
+    assert bench.context.flow.finish(job.id, "annotate", "train", to_train) is None
+
+
+def test_of_many_that_finish_a_phase_one_wins_and_inserts_the_next_items_once(bench: Any) -> None:
+    job = bench.submit_items(3)
+    finish_all(bench, job)
+    assert bench.context.flow.finishable() == [(job.id, "annotate")]
+    barrier = threading.Barrier(6)
+
+    def finish(_: int) -> Job | None:
+        barrier.wait()
+        return bench.context.flow.finish(job.id, "annotate", "train", to_train)
+
+    with ThreadPoolExecutor(6) as pool:
+        winners = [found for found in pool.map(finish, range(6)) if found]
+    assert len(winners) == 1
+    assert winners[0].facts.fingerprint == "[{'n': 0}, {'n': 1}, {'n': 2}]"
+    assert bench.context.jobs.get(job.id) == winners[0]
+    assert [item.payload for item in bench.context.flow.items(job.id, "train")] == [{"arm": 1}, {}]
+    assert bench.context.flow.finishable() == []
+
+
+def test_workers_that_finish_the_last_two_items_at_once_do_not_leave_the_phase_open(bench: Any) -> None:
+    for _ in range(10):
+        job = bench.submit_items(2)
+        barrier = threading.Barrier(2)
+
+        def work(item_id: str, job: Job = job, barrier: threading.Barrier = barrier) -> bool:
+            item = bench.context.leases.claim(item_id, "a")
+            barrier.wait()
+            bench.context.leases.complete(item, {}, 1)
+            return bench.context.flow.finish(job.id, "annotate", "train", to_train) is not None
+
+        with ThreadPoolExecutor(2) as pool:
+            assert sorted(pool.map(work, bench.item_ids(job))) == [False, True]
+
+
+def test_an_error_of_the_next_phases_plan_fails_the_job_by_name(bench: Any) -> None:
+    job = bench.submit_items(1)
+    finish_all(bench, job)
+
+    def refuse(job: Job, _: list[Mapping[str, Any]]) -> tuple[Job, None]:
+        raise StageFailed("no plan", param="model")
+
+    failed = bench.context.flow.finish(job.id, "annotate", "train", refuse)
+    assert (failed.status, failed.error.code, failed.error.param) == ("failed", "stage_failed", "model")
+    assert bench.context.jobs.get(job.id).status == "failed"
+
+
+def test_cancelling_takes_the_items_from_their_workers(bench: Any) -> None:
+    job = bench.submit_items(2)
+    running = bench.context.leases.claim(bench.item_ids(job)[0], "a")
+    cancelled = bench.context.flow.end(job.id, "cancelled", Event(message="Job cancelled"))
+    assert (cancelled.status, cancelled.finished_at) == ("cancelled", int(bench.context.clock()))
+    with pytest.raises(LeaseLost):
+        bench.context.leases.complete(running, {}, 1)
+    assert {item.state for item in bench.context.flow.items(job.id, "annotate")} == {"failed"}
+    with pytest.raises(Conflict, match="it has ended"):
+        bench.context.flow.end(job.id, "cancelled", Event(message="again"))
+
+
+def test_pausing_gives_back_what_runs_without_costing_an_attempt_and_keeps_what_is_done(bench: Any) -> None:
+    job = bench.submit_items(2)
+    first, second = bench.item_ids(job)
+    bench.context.leases.complete(bench.context.leases.claim(first, "a"), {"n": 1}, 1)
+    running = bench.context.leases.claim(second, "a")
+    bench.context.flow.pause(job.id)
+    with pytest.raises(LeaseLost):
+        bench.context.leases.heartbeat(running, 0, 0)
+    assert bench.context.leases.claim(second, "b") is None
+    bench.context.jobs.update(job.id, "queued")
+    assert bench.context.leases.claim(second, "b").attempts == 1
+    assert bench.context.flow.results(job.id, "annotate")[0] == {"n": 1}
+
+
+def test_a_paused_job_does_not_move_on(bench: Any) -> None:
+    job = bench.submit_items(1)
+    finish_all(bench, job)
+    bench.context.flow.pause(job.id)
+    assert bench.context.flow.finishable() == []
+    assert bench.context.flow.finish(job.id, "annotate", "train", to_train) is None
+
+
+def test_an_item_of_a_silent_worker_is_taken_back_and_its_token_raised(bench: Any, clock: Any) -> None:
+    job = bench.submit_items(1)
+    item = bench.context.leases.claim(bench.item_ids(job)[0], "a")
+    assert bench.context.flow.recover() == []
+    clock.now += 11
+    assert [lost.id for lost in bench.context.flow.recover()] == [item.id]
+    with pytest.raises(LeaseLost):
+        bench.context.leases.heartbeat(item, 0, 0)
+    assert bench.context.leases.claim(item.id, "b").token == item.token + 2
+    assert "worker a has not been heard of" in bench.messages(job)[-1]
+
+
+def test_an_item_that_kills_its_worker_every_time_fails_the_job(bench: Any, clock: Any) -> None:
+    job = bench.submit_items(2)
+    item_id = bench.item_ids(job)[0]
+    for _ in range(3):
+        assert bench.context.leases.claim(item_id, "a")
+        clock.now += 11
+        bench.context.flow.recover()
+    failed = bench.context.jobs.get(job.id)
+    assert (failed.status, failed.error.code) == ("failed", "worker_lost")
+    assert {item.state for item in bench.context.flow.items(job.id, "annotate")} == {"failed"}
+    assert bench.context.leases.claim(item_id, "b") is None
