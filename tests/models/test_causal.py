@@ -1,0 +1,135 @@
+"""The decoder adapter against transformers' own forward pass over prompt and target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from understudy.errors import ModelError
+from understudy.models.base import Adapter
+from understudy.models.causal import CausalAdapter, prompt_template, target_ids
+from understudy.models.load import load_adapter
+from understudy.testing import SENTENCES
+
+
+@pytest.fixture(scope="module", params=["causal", "llama"])
+def adapter(request: pytest.FixtureRequest, folder_of: Callable[[str], Path]) -> Adapter:
+    return load_adapter(str(folder_of(request.param)), dtype="float64")
+
+
+def own_forward(adapter: Adapter, text: str, target: str) -> tuple[torch.Tensor, list[int]]:
+    """The logits (S, V) that predict the target's tokens, and those tokens."""
+    prompt = adapter.tokenizer(adapter.task.template.replace("{input}", text))["input_ids"]
+    answer = adapter.tokenizer(" " + target, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits = adapter.model(input_ids=torch.tensor([prompt + answer])).logits[0]
+    return logits[len(prompt) - 1 : -1], answer
+
+
+def test_the_last_token_of_the_prompt_predicts_the_first_of_the_target(adapter: Adapter) -> None:
+    targets = ["positive", "the plot is thin", "negative"]
+    batch = adapter.encode(SENTENCES[:3], targets)
+    scores = adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
+    for i, target in enumerate(targets):
+        logits, answer = own_forward(adapter, SENTENCES[i], target)
+        expected = logits[range(len(answer)), answer].mean()
+        assert scores[i].item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_the_likelihood_of_a_candidate_includes_its_end(adapter: Adapter) -> None:
+    end = adapter.tokenizer.eos_token
+    logits, answer = own_forward(adapter, SENTENCES[0], "the plot" + end)
+    assert answer[-1] == adapter.tokenizer.eos_token_id
+    expected = logits.log_softmax(-1)[range(len(answer)), answer].sum()
+    found = adapter.log_likelihoods(SENTENCES[:1], [["positive", "the plot"]])
+    assert found[0][1] == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_the_target_is_scored_and_never_attributed(adapter: Adapter) -> None:
+    batch = adapter.encode(SENTENCES[:2], ["positive", "the plot is thin"])
+    scored = batch.labels.ne(-100)
+    assert not (scored & batch.text_tokens).any()
+    assert torch.equal(batch.labels[scored], batch.ids[scored])
+    assert scored[:, -1].all()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_follow_the_mask(adapter: Adapter, side: str) -> None:
+    """Padding between neither side and the text may shift what a decoder takes for a token's position."""
+    batch = adapter.encode(SENTENCES[:1], ["positive"])
+    padding = (5, 0) if side == "left" else (0, 5)
+    ids, mask, labels = (
+        torch.nn.functional.pad(tensor, padding, value=value)
+        for tensor, value in ((batch.ids, adapter.neutral_id), (batch.mask, 0), (batch.labels, -100))
+    )
+    expected = adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
+    torch.testing.assert_close(adapter.score(adapter.embed(ids), mask, labels), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_prompt_is_cut_and_never_the_target(adapter: Adapter) -> None:
+    target = "the plot is thin, but the acting is wonderful"
+    batch = adapter.encode(["dull film " * 100], [target])
+    assert batch.ids.shape[1] == adapter.max_tokens
+    assert batch.labels[batch.labels.ne(-100)].tolist() == target_ids(adapter.tokenizer, adapter.task.template, target)
+    with pytest.raises(ModelError, match="the target takes"):
+        adapter.encode(["dull"], ["wonderful " * 200])
+
+
+def test_all_candidates_of_a_text_follow_the_same_prompt(adapter: Adapter) -> None:
+    """A long candidate cuts the prompt for the short one too, or the two would not be compared alike."""
+    text, long = "dull film " * 100, "the plot is thin, but the acting is wonderful"
+    alone = adapter.log_likelihoods([text], [["positive"]])[0][0]
+    beside = adapter.log_likelihoods([text], [["positive", long]])[0][0]
+    again = adapter.log_likelihoods([text, text], [["positive", long], ["positive"]])
+    assert beside != alone
+    assert [row[0] for row in again] == pytest.approx([beside, alone], rel=1e-10)
+
+
+def test_a_written_answer_has_the_probability_of_its_tokens(adapter: Adapter) -> None:
+    _, probability = adapter.generate(SENTENCES[:1], max_new_tokens=4)[0]
+    ids = torch.tensor([adapter.tokenizer(adapter.task.template.replace("{input}", SENTENCES[0]))["input_ids"]])
+    total = 0.0
+    for _ in range(4):
+        step = adapter.model(input_ids=ids).logits[0, -1].log_softmax(-1)
+        total += step.max().item()
+        ids = torch.cat([ids, step.argmax().view(1, 1)], dim=1)
+        if step.argmax().item() == adapter.tokenizer.eos_token_id:
+            break
+    assert probability == pytest.approx(torch.tensor(total).exp().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("template", "suffix"),
+    [("Q: {input} A: ", " A:"), ("Q: {input}\nA:", "\nA:"), ("{input}\n", "\n"), ("{input}", "")],
+)
+def test_a_prompt_does_not_end_in_the_targets_space(template: str, suffix: str) -> None:
+    assert prompt_template(template).suffix == suffix
+
+
+def test_a_target_is_tokenised_as_it_follows_the_prompt(adapter: Adapter) -> None:
+    decode = adapter.tokenizer.decode
+    assert decode(target_ids(adapter.tokenizer, "Q: {input} A: ", " positive ")) == " positive"
+    assert decode(target_ids(adapter.tokenizer, "Q: {input} A:\n", "positive")) == "positive"
+    assert decode(target_ids(adapter.tokenizer, "{input}", "你好 👍")) == " 你好 👍"
+
+
+def test_an_empty_prompt_becomes_the_start_token(adapter: Adapter) -> None:
+    bare = adapter.with_template("{input}")
+    rows = bare.tokenize([""])
+    assert rows[0].ids == [adapter.tokenizer.bos_token_id]
+    assert rows[0].offsets == [None]
+
+
+def test_only_the_logits_that_are_needed_are_computed(adapter: Adapter) -> None:
+    """A vocabulary of 150,000 over a whole prompt would take more memory than the model."""
+    assert isinstance(adapter, CausalAdapter)
+    seen: list[int] = []
+    head = adapter.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda *call: seen.append(call[2].shape[1]))
+    batch = adapter.encode(SENTENCES[:1], ["positive"])
+    adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
+    hook.remove()
+    assert seen == [int(batch.labels.ne(-100).sum()) + 1]

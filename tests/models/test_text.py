@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+
+from understudy.errors import ModelError
+from understudy.models.scratch import corpus, train_tokenizer
+from understudy.models.text import Template, bounded_target, clean, pad, tokenize
+from understudy.testing import SENTENCES, TARGETS
+
+FAMILIES = ("bert", "gpt2", "t5")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tokenizer(request: pytest.FixtureRequest) -> object:
+    return train_tokenizer(request.param, corpus(SENTENCES, TARGETS, "Review: {input} Sentiment:"))
+
+
+def test_a_template_is_what_stands_around_the_text() -> None:
+    template = Template.parse("Is {input} good?")
+    assert (template.prefix, template.suffix) == ("Is ", " good?")
+    assert template.render("{input} {x}") == "Is {input} {x} good?"
+
+
+def test_surrogates_are_replaced_one_for_one() -> None:
+    assert clean("a\ud800b\udfffc") == "a\ufffdb\ufffdc"
+
+
+def test_a_text_is_tokenised_together_with_its_template(tokenizer: object) -> None:
+    template = Template.parse("Review: {input} Sentiment:")
+    row = tokenize(tokenizer, template, [SENTENCES[0]], 512)[0]
+    assert row.ids == tokenizer(template.render(SENTENCES[0]))["input_ids"]  # type: ignore[operator]
+    assert row.truncated == 0
+    spans = [span for span in row.offsets if span]
+    assert spans[0][0] == 0
+    assert spans[-1][1] == len(SENTENCES[0])
+    assert row.offsets[0] is None
+    assert row.offsets[-1] is None
+
+
+@pytest.mark.parametrize("window", [25, 30, 35])
+def test_only_the_end_of_the_text_is_cut(tokenizer: object, window: int) -> None:
+    template = Template.parse("Review: {input} Sentiment:")
+    text = " ".join(SENTENCES)
+    whole = tokenize(tokenizer, template, [text], 10_000)[0]
+    row = tokenize(tokenizer, template, [text], window)[0]
+    users = [i for i, span in enumerate(whole.offsets) if span]
+    tail = whole.ids[users[-1] + 1 :]
+    assert len(row.ids) == window
+    assert row.truncated == len(whole.ids) - window
+    assert row.ids == whole.ids[: window - len(tail)] + tail
+    assert row.offsets == whole.offsets[: window - len(tail)] + [None] * len(tail)
+
+
+def test_one_token_of_the_text_is_the_least_that_is_read(tokenizer: object) -> None:
+    template = Template.parse("Review: {input} Sentiment:")
+    whole = tokenize(tokenizer, template, [SENTENCES[0]], 512)[0]
+    users = [i for i, span in enumerate(whole.offsets) if span]
+    own = users[-1] + 1 - users[0]  # a byte-level tokenizer has tokens without a character between words
+    fixed = len(whole.ids) - own
+    assert tokenize(tokenizer, template, [SENTENCES[0]], fixed + 1)[0].truncated == own - 1
+    with pytest.raises(ModelError, match=f"take {fixed} of the model's {fixed} tokens") as caught:
+        tokenize(tokenizer, template, [SENTENCES[0]], fixed)
+    assert caught.value.param == "template"
+
+
+def test_padding_goes_to_either_side() -> None:
+    assert pad([[1, 2], [3]], 9).tolist() == [[1, 2], [3, 9]]
+    assert pad([[1, 2], [3]], 9, left=True).tolist() == [[1, 2], [9, 3]]
+
+
+def test_a_target_is_never_cut() -> None:
+    assert bounded_target([1, 2, 3], 3) == [1, 2, 3]
+    with pytest.raises(ModelError, match="takes 4 tokens and the model's window is 3"):
+        bounded_target([1, 2, 3, 4], 3)
