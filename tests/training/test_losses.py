@@ -69,6 +69,15 @@ def test_gate_loss_ignores_what_is_masked() -> None:
     assert_close(masked, gate_cross_entropy(gate[:, :2], targets[:, :2], torch.ones(1, 2)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_gate_shut_on_padding_poisons_nothing(dtype: torch.dtype) -> None:
+    gate = torch.tensor([[1.0, torch.finfo(dtype).min]], dtype=dtype, requires_grad=True)
+    gate_cross_entropy(gate, torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])).sum().backward()
+    assert gate.grad is not None
+    assert torch.isfinite(gate.grad).all()
+    assert gate.grad[0, 1] == 0
+
+
 def test_a_gate_without_any_token_costs_nothing() -> None:
     assert gate_cross_entropy(torch.randn(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0, 0]
 

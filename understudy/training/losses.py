@@ -36,7 +36,8 @@ def gate_cross_entropy(gate_logits: Tensor, targets: Tensor, mask: Tensor) -> Te
     `mask` is 0 on padding, special and template tokens, which can be no reason. An example without any token in it
     costs nothing.
     """
-    losses = F.binary_cross_entropy_with_logits(gate_logits, targets, reduction="none") * mask  # (B, T)
+    real = gate_logits.masked_fill(mask == 0, 0)  # a gate on padding may be as low as its dtype goes
+    losses = F.binary_cross_entropy_with_logits(real, targets, reduction="none") * mask  # (B, T)
     return losses.sum(-1) / mask.sum(-1).clamp(min=1)
 
 

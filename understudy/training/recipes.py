@@ -4,7 +4,7 @@ A recipe's name is its components joined by `+` in canonical order. Every recipe
 one loss term to that. `finetune` is the recipe of no component. The modifier `random_rationale` swaps the teacher's
 words for as many random words of the same input: the control that shows whether the *choice* of words helped.
 
-Adding a recipe is one entry in COMPONENTS and, for a new kind of loss, one entry in `trainer.TERMS`. Knows nothing of
+Adding a recipe is one entry in COMPONENTS and, for a new kind of loss, one entry in `objective.TERMS`. Knows nothing of
 how a loss is computed.
 """
 

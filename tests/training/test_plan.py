@@ -1,0 +1,71 @@
+"""What `auto` becomes, and that it never depends on the recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from understudy.errors import InvalidRequest
+from understudy.schemas import Hyperparameters
+from understudy.training.plan import VALIDATIONS, Plan, micro_batch, resolve
+
+
+def plan(rows: int = 1000, asked: dict[str, Any] | None = None, **changes: Any) -> Plan:
+    given = {"parameters": 1_000_000, "architecture": "classifier", "scratch": True} | changes
+    return resolve(Hyperparameters(**(asked or {})), rows=rows, **given)
+
+
+def test_asked_epochs_and_batch_are_taken_at_their_word() -> None:
+    assert plan(100, {"n_epochs": 3, "batch_size": 8}).steps == 39  # 13 steps an epoch, the last of 4 rows
+    assert plan(100, {"n_epochs": 0.5, "batch_size": 10}).steps == 5
+
+
+def test_max_steps_is_a_bound_and_no_target() -> None:
+    assert plan(100, {"n_epochs": 1, "batch_size": 10, "max_steps": 4}).steps == 4
+    assert plan(100, {"n_epochs": 1, "batch_size": 10, "max_steps": 400}).steps == 10
+    assert plan(100, {"max_steps": 1}).steps == 1
+
+
+def test_a_batch_is_never_larger_than_the_data() -> None:
+    assert plan(3, {"batch_size": 64}).batch_size == 3
+
+
+def test_the_multiplier_multiplies_what_auto_would_be() -> None:
+    assert plan(asked={"learning_rate_multiplier": 0.5}).learning_rate == plan().learning_rate / 2
+
+
+def test_pretrained_weights_are_moved_more_gently_than_random_ones() -> None:
+    for architecture in ("classifier", "seq2seq", "causal"):
+        pretrained = plan(architecture=architecture, scratch=False, parameters=60_000_000)
+        assert pretrained.learning_rate < plan(architecture=architecture).learning_rate
+        assert pretrained.schedule == "linear"
+        bigger = plan(architecture=architecture, scratch=False, parameters=3_000_000_000)
+        assert bigger.learning_rate < pretrained.learning_rate
+
+
+def test_few_rows_are_seen_more_often_by_a_scratch_model() -> None:
+    few, many = plan(100), plan(100_000)
+    assert few.steps * few.batch_size / 100 > many.steps * many.batch_size / 100_000
+    assert many.steps * many.batch_size >= 100_000, "every row is seen at least once"
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 11, 199, 3000])
+def test_a_training_is_validated_about_ten_times(steps: int) -> None:
+    every = plan(10_000, {"n_epochs": 1000, "max_steps": steps}).validate_every
+    looks = len({*range(every, steps + 1, every), steps})
+    assert min(steps, VALIDATIONS // 2) <= looks <= VALIDATIONS
+
+
+def test_a_large_model_takes_the_same_batch_in_smaller_bites() -> None:
+    assert micro_batch(16, 1_000_000) == 16
+    assert micro_batch(16, 3_000_000_000) == 2
+    assert micro_batch(15, 1_000_000_000) == 5
+    assert micro_batch(7, 3_000_000_000) == 1
+    assert micro_batch(16, 1_000_000, devices=4) == 4
+
+
+def test_a_batch_that_devices_cannot_share_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="multiple of 3") as caught:
+        micro_batch(16, 1_000_000, devices=3)
+    assert caught.value.param == "hyperparameters.batch_size"

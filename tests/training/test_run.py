@@ -1,0 +1,247 @@
+"""The training stage from end to end on tiny models: the same twice, the same when interrupted, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from understudy.data.parquet import AnnotatedExample, write_examples
+from understudy.errors import InvalidRequest, ModelNotFound
+from understudy.models.load import create, load_card, load_task
+from understudy.schemas import Hyperparameters, PredictionInput, TaskSpec
+from understudy.serving.hf import HFEngine
+from understudy.training.run import train
+from understudy.training.spec import TrainEvent, TrainSpec
+
+MakeSpec = Callable[..., TrainSpec]
+
+T5 = "scratch:t5-1x16"
+ARMS = [
+    ("finetune", "scratch:bert-1x16"),
+    ("rationale_gate", "scratch:bert-1x16"),
+    ("rationale_gate+logit_kd+random_rationale", "scratch:bert-1x16"),
+    ("saliency+logit_kd", T5),
+    ("saliency+random_rationale", T5),
+]
+
+
+class Interrupted(Exception):
+    """What a test raises where a process would be ended."""
+
+
+def quiet(event: TrainEvent) -> None:
+    """Nobody listens."""
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def interrupt_at(step: int) -> Callable[[TrainEvent], None]:
+    def emit(event: TrainEvent) -> None:
+        if event.step >= step:
+            raise Interrupted
+
+    return emit
+
+
+@pytest.mark.parametrize(("recipe", "model"), ARMS)
+def test_the_same_seed_gives_bit_equal_models(make_spec: MakeSpec, tmp_path: Path, recipe: str, model: str) -> None:
+    spec = make_spec(recipe, model)
+    first, second = train(spec, tmp_path / "a", quiet), train(spec, tmp_path / "b", quiet)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert first.validation_loss == second.validation_loss
+
+
+def test_another_seed_gives_another_model(make_spec: MakeSpec, tmp_path: Path) -> None:
+    train(make_spec(), tmp_path / "a", quiet)
+    train(make_spec(seed=1), tmp_path / "b", quiet)
+    assert weights(tmp_path / "a") != weights(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("recipe", "model"), [ARMS[2], ARMS[3]])
+@pytest.mark.parametrize("step", [3, 6, 13])  # inside the first epoch of five steps, in the second, in the third
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    make_spec: MakeSpec, tmp_path: Path, recipe: str, model: str, step: int
+) -> None:
+    spec = make_spec(recipe, model, steps=14)
+    whole = train(spec, tmp_path / "whole", quiet)
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path / "cut", interrupt_at(step))
+    steps: list[int] = []
+    resumed = train(spec, tmp_path / "cut", lambda event: steps.append(event.step))
+    assert steps[0] > 1, "it began again from the start"
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert (resumed.best_step, resumed.validation_loss) == (whole.best_step, whole.validation_loss)
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(steps=14)
+    train(spec, tmp_path / "whole", quiet)
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path / "cut", interrupt_at(9))
+    newest = tmp_path / "cut" / "checkpoints" / "checkpoint-10"
+    newest.mkdir()
+    (newest / "trainer_state.json").write_text('{"global_step": 1')
+    train(spec, tmp_path / "cut", quiet)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_a_finished_training_is_not_done_again(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    first = train(spec, tmp_path / "out", quiet)
+    (tmp_path / "train.parquet").unlink()
+    assert train(spec, tmp_path / "out", interrupt_at(0)) == first
+
+
+def test_what_is_left_is_a_model_folder_and_the_result(make_spec: MakeSpec, tmp_path: Path) -> None:
+    result = train(make_spec("rationale_gate"), tmp_path / "out", quiet)
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert names == {
+        "result.json",
+        "model/card.json",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/task.json",
+        "model/tokenizer.json",
+        "model/tokenizer_config.json",
+    }
+    card = load_card(result.model)
+    assert card is not None
+    assert (card.reasons, card.recipe, card.seed, card.explain_template) == ("gate", "rationale_gate", 0, None)
+    assert card.validation["accuracy"] == result.validation_accuracy
+
+
+@pytest.mark.parametrize(("recipe", "model"), [("rationale_gate+logit_kd", "scratch:bert-1x16"), ("saliency", T5)])
+def test_the_served_student_gives_the_accuracy_that_training_reported(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample], recipe: str, model: str
+) -> None:
+    result = train(make_spec(recipe, model, steps=12), tmp_path / "out", quiet)
+    engine = HFEngine.load(result.model)
+    answers = engine.predict([PredictionInput(input=row.example.input) for row in rows], explain=True, top_k=2)
+    right = sum(answer.label == row.example.output for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == result.validation_accuracy
+
+
+def test_a_two_task_student_is_asked_with_the_prefixes_it_was_trained_with(make_spec: MakeSpec, tmp_path: Path) -> None:
+    task = TaskSpec(kind="classification", labels=("bad", "good"), template="Review: {input}")
+    result = train(make_spec("saliency", T5, steps=1, task=task), tmp_path / "out", quiet)
+    card, asked = load_card(result.model), load_task(result.model)
+    assert card is not None
+    assert asked is not None
+    assert asked.template == "predict: Review: {input}"
+    assert (card.reasons, card.explain_template) == ("generated", "explain: Review: {input}")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [
+        ("finetune", "scratch:bert-1x32"),
+        ("rationale_gate+logit_kd", "scratch:bert-1x32"),
+        ("logit_kd", "scratch:t5-1x32"),
+    ],
+)
+def test_a_student_learns_a_task_that_one_word_decides(
+    make_spec: MakeSpec, tmp_path: Path, recipe: str, model: str
+) -> None:
+    hyper = Hyperparameters(n_epochs=1000, max_steps=80, batch_size=12, learning_rate_multiplier=4)
+    result = train(make_spec(recipe, model, hyperparameters=hyper), tmp_path / "out", quiet)
+    assert result.validation_accuracy == 1.0
+
+
+def test_the_gate_learns_the_teachers_words_and_the_control_does_not(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample]
+) -> None:
+    hyper = Hyperparameters(n_epochs=1000, max_steps=120, batch_size=12, learning_rate_multiplier=4)
+    found = {}
+    for recipe in ("rationale_gate", "rationale_gate+random_rationale"):
+        spec = make_spec(recipe, "scratch:bert-1x32", hyperparameters=hyper, top_k=1)
+        engine = HFEngine.load(train(spec, tmp_path / recipe, quiet).model)
+        answers = engine.predict([PredictionInput(input=row.example.input) for row in rows], explain=True, top_k=1)
+        named = [answer.words[0].text for answer in answers if answer.words]
+        found[recipe] = sum(word in ("wonderful", "charming", "dreadful", "boring") for word in named) / len(rows)
+    assert found["rationale_gate"] == 1.0
+    assert found["rationale_gate+random_rationale"] < 0.7
+
+
+def test_a_decoder_can_be_fine_tuned_as_a_teacher(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample]
+) -> None:
+    plain = tmp_path / "plain.parquet"
+    write_examples(plain, [row.example for row in rows])
+    hyper = Hyperparameters(n_epochs=1000, max_steps=200, batch_size=12, learning_rate_multiplier=4)
+    task = TaskSpec(kind="classification", labels=("bad", "good"), template="{input} It was")
+    spec = make_spec(model="scratch:gpt2-1x32", train=(plain,), annotated=False, hyperparameters=hyper, task=task)
+    assert train(spec, tmp_path / "out", quiet).validation_accuracy == 1.0
+
+
+def test_an_open_task_is_validated_by_what_the_model_writes(make_spec: MakeSpec, tmp_path: Path) -> None:
+    hyper = Hyperparameters(n_epochs=1000, max_steps=200, batch_size=12, learning_rate_multiplier=4)
+    spec = make_spec("finetune", "scratch:t5-1x32", task=TaskSpec(), hyperparameters=hyper)
+    assert train(spec, tmp_path / "out", quiet).validation_accuracy > 0.9
+
+
+def test_all_arms_take_the_same_steps_on_the_same_rows(make_spec: MakeSpec, tmp_path: Path) -> None:
+    hyper = Hyperparameters(n_epochs=1, batch_size=5)
+    results = [
+        train(make_spec(recipe, model, hyperparameters=hyper), tmp_path / recipe, quiet) for recipe, model in ARMS
+    ]
+    assert {(result.steps, result.batch_size, result.instances) for result in results} == {(5, 5, 24)}
+
+
+def test_rows_without_words_are_counted_and_still_train_their_label(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample]
+) -> None:
+    silent = {"rationale": (), "words": (), "probabilities": None}
+    changed = [
+        row.model_copy(update={"attribution": row.attribution.model_copy(update=silent)}) if i < 3 else row
+        for i, row in enumerate(rows)
+    ]
+    for recipe, model in (("rationale_gate+logit_kd", "scratch:bert-1x16"), ("saliency+logit_kd", T5)):
+        result = train(make_spec(recipe, model, rows=changed), tmp_path / recipe, quiet)
+        assert (result.without_words, result.without_distribution, result.instances) == (3, 3, 24)
+
+
+def test_progress_is_told_with_about_ten_validations(make_spec: MakeSpec, tmp_path: Path) -> None:
+    events: list[TrainEvent] = []
+    train(make_spec(steps=25), tmp_path / "out", events.append)
+    validated = [event.step for event in events if event.validation_accuracy is not None]
+    assert validated == [3, 6, 9, 12, 15, 18, 21, 24, 25]
+    assert {event.total_steps for event in events} == {25}
+    assert [event.step for event in events if event.loss is not None] == list(range(1, 26))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"recipe": "saliency"}, "saliency trains seq2seq students"),
+        ({"task": TaskSpec()}, "fixed label set"),
+        ({"recipe": "nonsense"}, "choose from"),
+    ],
+)
+def test_a_spec_that_cannot_be_trained_says_why(
+    make_spec: MakeSpec, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        train(make_spec(**changes), tmp_path / "out", quiet)
+    assert caught.value.param == "recipe"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_is_named(make_spec: MakeSpec, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no/such-model"):
+        train(make_spec(model="no/such-model"), tmp_path / "out", quiet)
+
+
+def test_students_with_and_without_a_gate_start_from_the_same_encoder(rows: list[AnnotatedExample]) -> None:
+    texts = [row.example.input for row in rows]
+    task = TaskSpec(kind="classification", labels=("bad", "good"))
+    models = [
+        create("scratch:bert-1x16", store=None, task=task, texts=texts, targets=[], seed=3, pooling=pooling)[0]
+        for pooling in ("mean", "gate")
+    ]
+    plain, gated = (model.encoder.state_dict() for model in models)
+    assert all(torch.equal(plain[name], gated[name]) for name in plain)

@@ -1,0 +1,99 @@
+"""The plan of a training: every hyperparameter as a number. The one place where `auto` is decided. Imports no torch.
+
+What `auto` means depends on the number of rows, on the model's size and architecture, and on whether its weights are
+random or pretrained; never on the recipe. All arms of a job therefore take the same number of optimiser steps on the
+same number of examples each. The numbers for scratch models were measured (docs/experiments.md); those for pretrained
+ones are the customary ones of their papers: BERT (arXiv 1810.04805, appendix A.3) and T5 (arXiv 1910.10683).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from understudy.errors import InvalidRequest
+from understudy.schemas import Hyperparameters
+
+__all__ = ["VALIDATIONS", "Plan", "micro_batch", "resolve"]
+
+VALIDATIONS = 10
+"""How often a training looks at the validation rows, spread evenly; the last look is after the last step."""
+
+BATCH = 16
+PRETRAINED_EPOCHS = 3.0
+SCRATCH_EPOCHS = 12.0
+SCRATCH_STEPS = (300, 3000)
+"""A model that knows nothing yet needs some steps however few its rows, and stops gaining after a while."""
+
+WARMUP = 0.1
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`batch_size` counts the examples of one optimiser step, whatever number of views each of them has."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: Literal["cosine", "linear"]
+    warmup_steps: int
+    weight_decay: float
+
+    @property
+    def validate_every(self) -> int:
+        return max(1, math.ceil(self.steps / VALIDATIONS))
+
+
+def resolve(asked: Hyperparameters, *, rows: int, parameters: int, architecture: str, scratch: bool) -> Plan:
+    """Decide everything that was left to `auto`. `max_steps` is an upper bound on what the epochs ask for."""
+    batch = BATCH if asked.batch_size == "auto" else asked.batch_size
+    batch = min(batch, rows)
+    steps = _steps(asked, rows, batch, scratch)
+    multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
+    return Plan(
+        steps=steps,
+        batch_size=batch,
+        learning_rate=multiplier * _learning_rate(parameters, architecture, scratch),
+        schedule="cosine" if scratch else "linear",
+        warmup_steps=math.ceil(WARMUP * steps),
+        weight_decay=WEIGHT_DECAY,
+    )
+
+
+def _steps(asked: Hyperparameters, rows: int, batch: int, scratch: bool) -> int:
+    per_epoch = math.ceil(rows / batch)
+    if asked.n_epochs != "auto":
+        steps = math.ceil(asked.n_epochs * per_epoch)
+    elif scratch:
+        low, high = SCRATCH_STEPS
+        steps = min(max(low, math.ceil(SCRATCH_EPOCHS * per_epoch)), max(high, per_epoch))
+    else:
+        steps = math.ceil(PRETRAINED_EPOCHS * per_epoch)
+    return min(steps, asked.max_steps or steps)
+
+
+def _learning_rate(parameters: int, architecture: str, scratch: bool) -> float:
+    if scratch:
+        return 1e-3 if parameters < 50_000_000 else 3e-4
+    if architecture == "seq2seq":
+        return 3e-4 if parameters < 1_000_000_000 else 1e-4
+    return 5e-5 if parameters < 150_000_000 else 2e-5
+
+
+def micro_batch(batch: int, parameters: int, devices: int = 1) -> int:
+    """Examples of one forward pass on one device: the largest divisor of the batch that a model of this size can take.
+
+    The rest is gradient accumulation, which does not change the loss.
+    """
+    if batch % devices:
+        raise InvalidRequest(
+            f"a batch of {batch} examples cannot be shared by {devices} devices: choose a multiple of {devices}",
+            param="hyperparameters.batch_size",
+        )
+    share = batch // devices
+    bound = (
+        256 if parameters < 50_000_000 else 32 if parameters < 500_000_000 else 8 if parameters < 2_000_000_000 else 2
+    )
+    return max(size for size in range(1, share + 1) if share % size == 0 and size <= bound)

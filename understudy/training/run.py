@@ -1,0 +1,165 @@
+"""The training stage: rows in, one trained model out, the same for every recipe, for students and for teachers.
+
+`train` can be ended at any time and called again: it goes on from its last checkpoint, and where `result.json` is there
+it only reads that. Equal specs on equal rows give bit-equal models on one kind of CPU with one number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from understudy.artifacts import ArtifactStore
+from understudy.data.parquet import read_annotated, read_examples
+from understudy.errors import InvalidRequest
+from understudy.models.base import Adapter
+from understudy.models.load import ModelCard, adapt, architecture_of, create, save
+from understudy.models.scratch import PREFIX
+from understudy.training.collate import Collator
+from understudy.training.objective import Objective
+from understudy.training.plan import Plan, resolve
+from understudy.training.recipes import Recipe, fits, parse_recipe
+from understudy.training.spec import TrainEvent, TrainResult, TrainSpec
+from understudy.training.trainer import DistillationTrainer, Stopwatch, last_checkpoint, training_arguments
+from understudy.training.validation import validate, validation_rows
+from understudy.training.views import EXPLAIN, Instance, Row, build_instances, label_template, select_rows
+
+__all__ = ["train"]
+
+
+def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> TrainResult:
+    """Train what the spec asks for into `out/model`; `out/result.json` is written last.
+
+    Raises InvalidRequest or ModelError for a spec that cannot be trained, ModelNotFound for an unknown model.
+    """
+    finished = out / "result.json"
+    if finished.is_file():
+        return TrainResult.model_validate_json(finished.read_bytes())
+    recipe = parse_recipe(spec.recipe, param="recipe")
+    rows = select_rows(_read(spec), spec.max_train_rows)
+    held_out = validation_rows(read_examples(spec.validation), spec.task.kind)
+    adapter = _untrained(spec, recipe, rows)
+    instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
+    plan = resolve(
+        spec.hyperparameters,
+        rows=len(rows),
+        parameters=adapter.model.num_parameters(),
+        architecture=adapter.architecture,
+        scratch=spec.model.startswith(PREFIX),
+    )
+    stopwatch = Stopwatch()
+    trainer = DistillationTrainer(
+        model=adapter.model,
+        args=training_arguments(plan, out / "checkpoints", seed=spec.seed, parameters=adapter.model.num_parameters()),
+        train_dataset=instances,
+        eval_dataset=held_out,
+        data_collator=_collator(adapter),
+        objective=Objective(recipe, spec.rationale_weight),
+        validate=lambda: validate(adapter, held_out),
+        emit=emit,
+        stopwatch=stopwatch,
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
+    result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch.seconds)
+    if trainer.is_world_process_zero():
+        save(adapter.model, adapter.tokenizer, adapter.task, _card(spec, recipe, adapter, result), result.model)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        _write(finished, result)
+    return result
+
+
+def _read(spec: TrainSpec) -> list[Row]:
+    if spec.annotated:
+        return [Row(one.example, one.attribution) for one in read_annotated(*spec.train)]
+    return [Row(example) for example in read_examples(*spec.train)]
+
+
+def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row]) -> Adapter:
+    """The model to be trained, with the adapter that tokenises for it and asks it at validation."""
+    store = ArtifactStore(spec.artifacts) if spec.artifacts else None
+    problem = fits(recipe, architecture_of(spec.model, store), spec.task)
+    if problem or not rows:
+        raise InvalidRequest(problem or "there is no row to train on", param="recipe" if problem else "train")
+    model, tokenizer = create(
+        spec.model,
+        store=store,
+        task=spec.task,
+        texts=[row.example.input for row in rows],
+        targets=[row.example.output for row in rows],
+        seed=spec.seed,
+        pooling="gate" if "gate" in recipe.terms else "mean",
+    )
+    adapter = adapt(model, tokenizer, label_template(recipe, spec.task))
+    model.requires_grad_(True)  # an adapter freezes what it is given
+    return adapter
+
+
+def _collator(adapter: Adapter) -> Collator:
+    shift = adapter.model.prepare_decoder_input_ids_from_labels if adapter.architecture == "seq2seq" else None
+    # A pad id of 0 is an id; what stands on padding is masked everywhere, so any token would do.
+    pad_id = adapter.tokenizer.pad_token_id
+    return Collator(adapter.architecture, adapter.neutral_id if pad_id is None else pad_id, shift)
+
+
+def _result(
+    trainer: DistillationTrainer,
+    plan: Plan,
+    recipe: Recipe,
+    instances: Sequence[Instance],
+    out: Path,
+    validated: int,
+    seconds: float,
+) -> TrainResult:
+    best = _best(trainer.state)
+    return TrainResult(
+        model=out / "model",
+        validation_accuracy=best["eval_accuracy"],
+        validation_loss=best["eval_loss"],
+        validation_rows=validated,
+        best_step=int(best["step"]),
+        steps=trainer.state.global_step,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seconds=seconds,
+        parameters=trainer.model.num_parameters(),
+        device=str(trainer.args.device),
+        instances=len(instances),
+        without_words=sum(not (one.gate or one.explanation) for one in instances) if recipe.reads_words else 0,
+        without_distribution=sum(not one.distribution for one in instances) if recipe.reads_distribution else 0,
+        truncated=sum(one.label.truncated > 0 for one in instances),
+    )
+
+
+def _best(state: Any) -> dict[str, float]:
+    """What was logged when the checkpoint that is kept was validated."""
+    return next(
+        entry for entry in state.log_history if "eval_rank" in entry and entry["step"] == state.best_global_step
+    )
+
+
+def _card(spec: TrainSpec, recipe: Recipe, adapter: Adapter, result: TrainResult) -> ModelCard:
+    writes = "explanation" in recipe.terms
+    return ModelCard(
+        base_model=spec.model,
+        recipe=recipe.name,
+        seed=spec.seed,
+        reasons="generated" if writes else "gate" if "gate" in recipe.terms else "saliency",
+        explain_template=EXPLAIN + spec.task.template if writes else None,
+        top_k=spec.top_k,
+        max_tokens=adapter.max_tokens,
+        validation={
+            "accuracy": result.validation_accuracy,
+            "loss": result.validation_loss,
+            "rows": result.validation_rows,
+            "step": result.best_step,
+        },
+    )
+
+
+def _write(path: Path, result: TrainResult) -> None:
+    aside = path.with_suffix(".part")
+    aside.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)

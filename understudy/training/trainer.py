@@ -1,0 +1,185 @@
+"""The one trainer: transformers' loop, checkpoints, precision and resuming around the objective of a recipe.
+
+It differs from its base class in this: the loss is the objective's, summed over examples and divided by the number of
+examples of the whole optimisation step; the examples of a step are alike in length; validation asks the model for
+answers; a loss that is not finite ends the training. Knows nothing of recipes, files or templates.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from understudy.errors import ModelError
+from understudy.training.collate import Tensors
+from understudy.training.objective import Objective
+from understudy.training.plan import Plan, micro_batch
+from understudy.training.sampler import LengthBuckets
+from understudy.training.spec import TrainEvent
+from understudy.training.validation import Validation
+
+__all__ = ["DistillationTrainer", "Stopwatch", "last_checkpoint", "training_arguments"]
+
+_LOG_EVENTS = 50
+_FROM_BF16 = 50_000_000
+"""Parameters from which bfloat16 pays on an accelerator; a small model waits for memory and not for arithmetic."""
+
+
+class Stopwatch(TrainerCallback, ExportableState):
+    """Seconds of training over all runs of a training that was interrupted; kept in its checkpoints."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.started = time.monotonic()
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"before": self.seconds}}
+
+
+class _Events(TrainerCallback):
+    def __init__(self, emit: Callable[[TrainEvent], None]) -> None:
+        self.emit = emit
+
+    def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, float], **___: Any) -> None:
+        if "loss" in logs or "eval_accuracy" in logs:
+            self.emit(
+                TrainEvent(
+                    step=state.global_step,
+                    total_steps=state.max_steps,
+                    loss=logs.get("loss"),
+                    validation_accuracy=logs.get("eval_accuracy"),
+                )
+            )
+
+
+class DistillationTrainer(Trainer):
+    """`validate` answers how good the model is now; it is called about ten times and the best checkpoint is kept."""
+
+    loss_is_scaled_for_ga = True  # by the number of examples of the step, see compute_loss
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        validate: Callable[[], Validation],
+        emit: Callable[[TrainEvent], None],
+        stopwatch: Stopwatch,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(callbacks=[stopwatch, _Events(emit)], **kwargs)
+        self.objective = objective
+        self.validate = validate
+        self.model_accepts_loss_kwargs = False  # the model never computes a loss
+        self.remove_callback(PrinterCallback)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Tensors], num_batches: int, device: torch.device
+    ) -> tuple[list[Tensors], Tensor]:
+        """The micro-batches of one step, and how many examples they hold on all devices together."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(len(batch["label"]["labels"]) for batch in batches), device=device)
+        return batches, self.accelerator.gather(count).sum()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthBuckets:
+        instances = self.train_dataset if train_dataset is None else train_dataset
+        step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthBuckets([len(one.label.ids) for one in instances], step, self.args.seed)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Tensors,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """This micro-batch's share of the mean over the step's examples, times the devices that average it again."""
+        losses = self.objective(model, inputs)  # (B,)
+        count = len(losses) if num_items_in_batch is None else num_items_in_batch
+        loss = losses.sum() * self.accelerator.num_processes / count
+        return (loss, {}) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Ask the model in eval mode and report accuracy, loss and the rank that picks the best checkpoint."""
+        self.model.eval()
+        found = self.validate()
+        self.model.train()
+        metrics = {"eval_accuracy": found.accuracy, "eval_loss": found.loss, "eval_rank": found.rank}
+        self.log(dict(metrics))
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Raises ModelError where a loss is not a number: all later steps would be lost too."""
+        for name in ("loss", "eval_loss"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise ModelError(
+                    f"the {'training' if name == 'loss' else 'validation'} loss is {logs[name]} at step "
+                    f"{self.state.global_step}: lower learning_rate_multiplier",
+                    param="hyperparameters.learning_rate_multiplier",
+                )
+        super().log(logs, start_time)
+
+
+def training_arguments(plan: Plan, out: Path, *, seed: int, parameters: int) -> TrainingArguments:
+    """The plan in transformers' words."""
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        seed=seed,
+        max_steps=plan.steps,
+        learning_rate=plan.learning_rate,
+        lr_scheduler_type=plan.schedule,
+        warmup_steps=plan.warmup_steps,
+        weight_decay=plan.weight_decay,
+        per_device_train_batch_size=1,  # set below, when the devices are known
+        eval_strategy="steps",
+        eval_steps=plan.validate_every,
+        save_strategy="steps",
+        save_steps=plan.validate_every,
+        save_total_limit=2,  # the best and the last
+        load_best_model_at_end=True,
+        metric_for_best_model="rank",
+        greater_is_better=True,
+        logging_steps=max(1, plan.steps // _LOG_EVENTS),
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen, see DistillationTrainer.log
+        bf16=parameters >= _FROM_BF16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        report_to="none",
+        log_level="error",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    # One process drives one device; for several, `torchrun` starts as many processes, and the batch is shared by them.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    size = micro_batch(plan.batch_size, parameters, arguments.world_size)
+    arguments.per_device_train_batch_size = size
+    arguments.gradient_accumulation_steps = plan.batch_size // (size * arguments.world_size)
+    return arguments
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that is whole; its state is written last, so a cut-off one has none that can be read."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+    return next((str(path) for path in found if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return bool(json.loads((checkpoint / "trainer_state.json").read_bytes()))
+    except (OSError, ValueError):
+        return False
