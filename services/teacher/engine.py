@@ -183,9 +183,9 @@ class Engine:
         while len(self._models) >= self.settings.max_models:
             key, _ = self._models.popitem(last=False)
             log.info("model_put_out", model=key)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _bound(self, adapter: Adapter, texts: Sequence[str], field: str) -> None:
         tokens, most = sum(adapter.lengths(texts)), self.settings.max_request_tokens
