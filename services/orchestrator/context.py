@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import httpx
@@ -14,7 +15,7 @@ from services.orchestrator.jobs import Event, Queue
 from services.orchestrator.leases import Leases
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.settings import Settings
-from services.orchestrator.store import FileStore, JobStore
+from services.orchestrator.store import FileRow, FileStore, JobStore
 from services.orchestrator.tally import Tallies
 from services.orchestrator.teachers import Teachers
 from understudy.artifacts import ArtifactStore
@@ -63,6 +64,11 @@ class Context:
         self.leases = Leases(self.database, settings.lease_seconds, clock)
         self.outbox = Outbox(self.database, settings.window, settings.resend_seconds, clock)
         self.tallies = Tallies(self.database)
+
+    def path_of(self, file: FileRow) -> Path:
+        """A local copy of a file's bytes. Treat it as read-only."""
+        (name,) = self.artifacts.get(file.artifact).files
+        return self.artifacts.folder(file.artifact) / name
 
     def close(self) -> None:
         self.teachers.close()

@@ -14,6 +14,7 @@ from services.orchestrator.jobs import Job, new_id
 from understudy.artifacts import check_alias
 from understudy.attribution.methods import METHODS
 from understudy.errors import InvalidRequest
+from understudy.models.names import PREFIX, parse_scratch
 from understudy.schemas import DistillationSpec, Hyperparameters, Request, TaskSpec
 from understudy.training.recipes import AUTO, parse_recipe
 
@@ -60,6 +61,8 @@ def job_of(request: JobRequest, now: float) -> Job:
         )
     if request.integrations:
         raise InvalidRequest("no integration is offered here: leave integrations out", param="integrations")
+    if request.model.startswith(PREFIX):
+        parse_scratch(request.model, param="model")
     spec = request.method.distillation
     spec = spec.model_copy(update={"seeds": _seeds(request, spec), "hyperparameters": _hyperparameters(request, spec)})
     for check in CHECKS:
@@ -111,7 +114,10 @@ def _check_seeds(spec: DistillationSpec) -> None:
 
 
 def _check_teacher(spec: DistillationSpec) -> None:
-    if spec.teacher.model.startswith("scratch:") and not spec.teacher.finetune:
+    if not spec.teacher.model.startswith(PREFIX):
+        return
+    parse_scratch(spec.teacher.model, param=f"{_SPEC}.teacher.model")
+    if not spec.teacher.finetune:
         raise InvalidRequest(
             f"the teacher '{spec.teacher.model}' has random weights and nothing to teach: set finetune to true, "
             "or name a trained model",

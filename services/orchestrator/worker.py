@@ -7,7 +7,6 @@ itself never computes and never imports torch.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import socket
 import sys
@@ -25,6 +24,7 @@ from services.orchestrator.dispatch import QUEUES, Sweeper, sweep
 from services.orchestrator.execute import execute
 from services.orchestrator.settings import Settings
 from understudy.errors import InvalidRequest, UnknownName
+from understudy.logs import configure
 
 __all__ = ["create_worker", "main"]
 
@@ -52,7 +52,7 @@ def create_worker(settings: Settings) -> tuple[Celery, Context]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    configure("worker")
     settings = Settings()
     app, context = create_worker(settings)
     if "train" in options.queues:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -17,6 +17,7 @@ from understudy.data.parquet import write_examples
 from understudy.data.rows import content_key
 from understudy.data.validate import infer_task, keep_known_labels, load_split, remove_leaks, split_examples
 from understudy.errors import InvalidRequest
+from understudy.models.names import FAMILIES, PREFIX, parse_scratch
 from understudy.schemas import Example, RejectedRow, TaskSpec
 from understudy.training.recipes import plan_arms
 
@@ -24,11 +25,21 @@ __all__ = ["Validated", "absorb", "run"]
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 SPLIT_SEED = 0  # the splits belong to the data, not to a job's seed: two jobs on one file share their test split
-MIN_ROWS = {"train": 10, "validation": 2, "test": 2}
 SHOWN = 100
 """Rejected rows that a job shows by itself; all of them are in the data set."""
+FIRST = 20
+"""Rejected rows in the event, which is all there is of them where the job fails for them."""
 
 Split = Literal["train", "validation", "test"]
+Splits = dict[Split, list[Example]]
+
+MIN_ROWS: Mapping[Split, int] = {"train": 10, "validation": 2, "test": 2}
+
+_PARAMS: Mapping[Split, str] = {
+    "train": "training_file",
+    "validation": "validation_file",
+    "test": "method.distillation.test_file",
+}
 
 
 class Validated(BaseModel):
@@ -43,20 +54,17 @@ class Validated(BaseModel):
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
-    splits, rejected = _splits(context, job, grip)
+    splits, rejected = _read(context, job, grip)
     task = infer_task(splits["train"], job.spec.template)
-    for name in ("validation", "test"):
-        splits[name], unknown = keep_known_labels(task, splits[name], name)
-        rejected += unknown
+    rejected += _drop_unknown_labels(task, splits)
+    if rejected:
+        grip.event(_rejections(rejected))
     _check_sizes(splits, rejected)
     architecture = _architecture(context, job, item, grip)
     arms = _arms(job, architecture, task)
     rows = Rows(**{name: len(examples) for name, examples in splits.items()}, rejected=len(rejected))
-    with TemporaryDirectory() as folder:
-        dataset = _publish(context, Path(folder), splits, task, rejected)
-    if rejected:
-        grip.event(_rejections(rejected))
-    grip.progress(sum(map(len, splits.values())) + len(rejected), sum(map(len, splits.values())) + len(rejected))
+    dataset = _publish(context, splits, task, rejected)
+    grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected] * 2)
     return Validated(
         dataset=dataset,
         task=task,
@@ -78,58 +86,67 @@ def absorb(job: Job, result: Validated) -> Job:
     )
 
 
-def _splits(context: Context, job: Job, grip: Grip) -> tuple[dict[Split, list[Example]], list[RejectedRow]]:
+def _read(context: Context, job: Job, grip: Grip) -> tuple[Splits, list[RejectedRow]]:
     """Read the files there are, cut the missing splits from the training rows, and take out what splits share."""
-    given: dict[Split, str | None] = {
+    files: Mapping[Split, str | None] = {
         "train": job.training_file,
         "validation": job.validation_file,
         "test": job.spec.test_file,
     }
-    found: dict[Split, list[Example]] = {"train": [], "validation": [], "test": []}
+    found: Splits = {}
     rejected: list[RejectedRow] = []
-    for name, file_id in given.items():
+    for split, file_id in files.items():
         grip.check()
         if file_id is not None:
-            found[name], refused = _load(context, name, file_id)
+            found[split], refused = _load(context, split, file_id)
             rejected += refused
     train, validation, test = split_examples(
         found["train"],
-        validation=0.0 if given["validation"] else VALIDATION_SHARE,
-        test=0.0 if given["test"] else TEST_SHARE,
+        validation=0.0 if "validation" in found else VALIDATION_SHARE,
+        test=0.0 if "test" in found else TEST_SHARE,
         seed=SPLIT_SEED,
     )
-    test = found["test"] or test
-    train, validation, leaks = remove_leaks(train, found["validation"] or validation, test)
+    test = found.get("test", test)
+    train, validation, leaks = remove_leaks(train, found.get("validation", validation), test)
     # In the order of their content's hash, so that the first N rows are a fair sample of a file that was sorted.
     train.sort(key=lambda example: content_key(example.input, example.choices))
     return {"train": train, "validation": validation, "test": test}, rejected + leaks
 
 
 def _load(context: Context, split: Split, file_id: str) -> tuple[list[Example], list[RejectedRow]]:
-    param = "method.distillation.test_file" if split == "test" else f"{split}_file".replace("train_", "training_")
-    file = context.files.get(file_id, param=param)
-    (path,) = (path for path in context.artifacts.folder(file.artifact).iterdir() if path.name != "manifest.json")
+    file = context.files.get(file_id, param=_PARAMS[split])
+    path = context.path_of(file)
     try:
         return load_split(path, split)
     except InvalidRequest as error:
-        message = error.message.replace(f"'{path.name}'", f"'{file.filename}'")
-        raise InvalidRequest(message, param=param) from error
+        raise InvalidRequest(error.message.replace(path.name, file.filename), param=_PARAMS[split]) from error
 
 
-def _check_sizes(splits: dict[Split, list[Example]], rejected: Sequence[RejectedRow]) -> None:
-    for name, least in MIN_ROWS.items():
-        count = len(splits[name])  # type: ignore[index]
+def _drop_unknown_labels(task: TaskSpec, splits: Splits) -> list[RejectedRow]:
+    """A label that no training row has can be tested but never learnt: such rows would only lower every number."""
+    rejected: list[RejectedRow] = []
+    held_out: tuple[Split, ...] = ("validation", "test")
+    for split in held_out:
+        splits[split], unknown = keep_known_labels(task, splits[split], split)
+        rejected += unknown
+    return rejected
+
+
+def _check_sizes(splits: Splits, rejected: Sequence[RejectedRow]) -> None:
+    for split, least in MIN_ROWS.items():
+        count = len(splits[split])
         if count < least:
-            param = "method.distillation.test_file" if name == "test" else f"{name}_file"
             raise InvalidRequest(
-                f"the {name} split has {count} rows and needs at least {least} ({len(rejected)} rows were set aside): "
-                f"upload more rows, or a file for the split",
-                param=param.replace("train_", "training_"),
+                f"the {split} split has {count} valid rows and needs at least {least} ({len(rejected)} rows were set "
+                "aside, see the job's events): upload more rows, or a file for each split",
+                param=_PARAMS[split],
             )
 
 
 def _architecture(context: Context, job: Job, item: Item, grip: Grip) -> str:
-    """Which kind of student the job's model is; asked of a child, because only torch can tell."""
+    """Which kind of student the job's model is; of one that exists a child is asked, because only torch can tell."""
+    if job.model.startswith(PREFIX):
+        return FAMILIES[parse_scratch(job.model).family]
     spec = {"model": job.model, "artifacts": context.settings.artifact_root}
     out = context.settings.work / item.id
     answer = run_child(stages.inspect, spec, out, emit=lambda _: None, check=grip.check)
@@ -144,19 +161,15 @@ def _arms(job: Job, architecture: str, task: TaskSpec) -> tuple[Arm, ...]:
     return tuple(Arm(name=arm.name, candidate=arm.candidate, control_of=arm.control_of) for arm in planned)
 
 
-def _publish(
-    context: Context,
-    folder: Path,
-    splits: dict[Split, list[Example]],
-    task: TaskSpec,
-    rejected: Sequence[RejectedRow],
-) -> str:
-    for name, examples in splits.items():
-        write_examples(folder / f"{name}.parquet", examples)
-    (folder / "task.json").write_text(task.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    lines = "".join(row.model_dump_json() + "\n" for row in rejected)
-    (folder / "rejected.jsonl").write_text(lines, encoding="utf-8")
-    return context.artifacts.publish("dataset", folder).id
+def _publish(context: Context, splits: Splits, task: TaskSpec, rejected: Sequence[RejectedRow]) -> str:
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        for split, examples in splits.items():
+            write_examples(folder / f"{split}.parquet", examples)
+        (folder / "task.json").write_text(task.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        lines = "".join(row.model_dump_json() + "\n" for row in rejected)
+        (folder / "rejected.jsonl").write_text(lines, encoding="utf-8")
+        return context.artifacts.publish("dataset", folder).id
 
 
 def _rejections(rejected: Sequence[RejectedRow]) -> Event:
@@ -164,5 +177,5 @@ def _rejections(rejected: Sequence[RejectedRow]) -> Event:
     return Event(
         level="warn",
         message=f"{len(rejected)} rows were set aside; the first is line {first.line} of {first.split}: {first.reason}",
-        data={"rejected_rows": len(rejected)},
+        data={"rejected_rows": len(rejected), "first": [row.model_dump() for row in rejected[:FIRST]]},
     )

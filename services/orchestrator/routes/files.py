@@ -16,7 +16,6 @@ from services.orchestrator.jobs import new_id
 from services.orchestrator.routes.state import TheContext
 from services.orchestrator.store import FileRow
 from services.orchestrator.wire import Deleted, FileObject, Page, file_object
-from understudy.artifacts import ArtifactStore
 from understudy.data.read import FORMATS
 from understudy.errors import InvalidRequest, PayloadTooLarge, UnknownName, UnsupportedContent
 
@@ -75,7 +74,7 @@ def retrieve(context: TheContext, file_id: str) -> FileObject:
 def content(context: TheContext, file_id: str) -> FileResponse:
     file = context.files.get(file_id)
     return FileResponse(
-        only_file(context.artifacts, file.artifact),
+        context.path_of(file),
         media_type="application/octet-stream",
         filename=file.filename,
         headers={"X-Content-Type-Options": "nosniff"},
@@ -88,12 +87,6 @@ def delete(context: TheContext, file_id: str) -> Deleted:
     if context.files.delete(file_id):
         context.artifacts.delete(file.artifact)
     return Deleted(id=file_id)
-
-
-def only_file(artifacts: ArtifactStore, artifact_id: str) -> Path:
-    """The one file of an artifact of the kind `file`."""
-    (name,) = artifacts.get(artifact_id).files
-    return artifacts.folder(artifact_id) / name
 
 
 def _clean(filename: str) -> str:

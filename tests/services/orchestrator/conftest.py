@@ -31,7 +31,7 @@ SUBJECTS = ("film", "meal", "room", "book", "train", "song", "coat", "garden")
 LABELS = ("awful", "fine", "great")
 
 
-def rows(count: int = 80) -> str:
+def _rows(count: int = 80) -> str:
     """JSON lines in which the label stands in the text, so that the fake teacher and a tiny student can learn it."""
     return "".join(
         f'{{"input": "The {SUBJECTS[i % 8]} number {i} was {LABELS[i % 3]} I think", "output": "{LABELS[i % 3]}"}}\n'
@@ -108,7 +108,7 @@ class Bench:
     def submit(self, **changes: Any) -> Job:
         """A job on a fresh upload, with its first item."""
         if "training_file" not in changes:
-            changes["training_file"] = self.upload(rows())
+            changes["training_file"] = self.upload(_rows())
         job = self.job(**changes)
         self.context.flow.submit(job, first_items(job, self.context.settings))
         return job
@@ -167,3 +167,8 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def rows() -> Callable[..., str]:
+    return _rows

@@ -79,7 +79,7 @@ def test_an_error_of_the_next_phases_plan_fails_the_job_by_name(bench: Any) -> N
     job = bench.submit_items(1)
     finish_all(bench, job)
 
-    def refuse(job: Job, _: list[Mapping[str, Any]]) -> tuple[Job, None]:
+    def refuse(_: Job, __: list[Mapping[str, Any]]) -> tuple[Job, None]:
         raise StageFailed("no plan", param="model")
 
     failed = bench.context.flow.finish(job.id, "annotate", "train", refuse)

@@ -74,7 +74,7 @@ def test_while_the_broker_is_away_items_wait_and_are_sent_when_it_is_back(bench:
     job = bench.submit_items(3)
     working = bench.context.send
 
-    def away(item_id: str, queue: Any) -> None:
+    def away(_: str, __: Any) -> None:
         raise Unavailable("the broker does not answer")
 
     bench.context.send = away

@@ -1,0 +1,120 @@
+"""The phase validate: files in, a data set without leaks out, with every row that was set aside named."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from services.orchestrator.jobs import Job
+from understudy.data.parquet import read_examples
+from understudy.testing import tiny_seq2seq
+
+
+def dataset(bench: Any, job: Job) -> dict[str, set[str]]:
+    folder = bench.context.artifacts.folder(job.facts.dataset)
+    splits = ("train", "validation", "test")
+    return {name: {row.input for row in read_examples(folder / f"{name}.parquet")} for name in splits}
+
+
+def lines(*examples: tuple[str, str]) -> str:
+    return "".join(json.dumps({"input": text, "output": label}) + "\n" for text, label in examples)
+
+
+def validated(bench: Any, **changes: Any) -> Job:
+    return bench.work(bench.submit(**changes), until="preflight")
+
+
+def test_one_file_becomes_three_splits_a_task_and_arms(bench: Any, rows: Any) -> None:
+    job = validated(bench, training_file=bench.upload(rows(120)))
+    facts = job.facts
+    assert facts.task.labels == ("awful", "fine", "great")
+    assert facts.rows.train + facts.rows.validation + facts.rows.test == 120
+    assert 12 <= facts.rows.test <= 36
+    assert facts.rows.validation >= 4
+    assert facts.architecture == "classifier"
+    assert {arm.name for arm in facts.arms} >= {"finetune", "rationale_gate", "rationale_gate+random_rationale"}
+    parts = dataset(bench, job)
+    assert not parts["train"] & parts["test"]
+    assert not parts["train"] & parts["validation"]
+    assert not parts["validation"] & parts["test"]
+
+
+def test_the_splits_do_not_depend_on_the_order_of_the_file_or_on_the_jobs_seed(bench: Any, rows: Any) -> None:
+    forward = rows(90)
+    backward = "".join(reversed(forward.splitlines(keepends=True)))
+    first = validated(bench, training_file=bench.upload(forward))
+    second = validated(bench, training_file=bench.upload(backward), spec={"seeds": [7]})
+    assert dataset(bench, first) == dataset(bench, second)
+
+
+def test_files_for_validation_and_test_are_used_whole_and_training_rows_that_leak_are_set_aside(
+    bench: Any, rows: Any
+) -> None:
+    all_rows = rows(60).splitlines(keepends=True)
+    job = validated(
+        bench,
+        training_file=bench.upload("".join(all_rows[:45])),  # 5 of them are in validation, 2 in test
+        validation_file=bench.upload("".join(all_rows[40:50] + all_rows[58:])),
+        spec={"test_file": bench.upload("".join(all_rows[50:] + all_rows[:2]))},
+    )
+    assert (job.facts.rows.train, job.facts.rows.validation, job.facts.rows.test) == (38, 10, 12)
+    assert job.facts.rows.rejected == 9
+    assert {row.reason for row in job.facts.rejected_rows} == {
+        "the validation split has the same input",
+        "the test split has the same input",
+    }
+
+
+def test_each_bad_row_is_listed_with_its_line_and_the_rest_is_used(bench: Any, rows: Any) -> None:
+    content = rows(60) + '{"input": ""}\nnot json\n' + lines(("The film number 0 was awful I think", "awful"))
+    job = validated(bench, training_file=bench.upload(content))
+    assert [(row.line, row.split) for row in job.facts.rejected_rows] == [(61, "train"), (62, "train"), (63, "train")]
+    assert job.facts.rows.rejected == 3
+    kept = (bench.context.artifacts.folder(job.facts.dataset) / "rejected.jsonl").read_text().splitlines()
+    assert len(kept) == 3
+    assert any("3 rows were set aside" in message for message in bench.messages(job))
+
+
+def test_a_file_without_a_valid_row_fails_the_job_and_names_the_file_and_the_field(bench: Any) -> None:
+    job = validated(bench, training_file=bench.upload("nonsense\n", "my rows.jsonl"))
+    assert job.status == "failed"
+    assert job.error.param == "training_file"
+    assert "my rows.jsonl" in job.error.message
+
+
+def test_too_few_rows_say_how_many_there_are_and_are_needed(bench: Any, rows: Any) -> None:
+    job = validated(bench, training_file=bench.upload(rows(9)))
+    assert (job.status, job.error.param) == ("failed", "training_file")
+    assert "needs at least 10" in job.error.message
+
+
+def test_a_test_file_with_labels_that_nobody_learns_fails_by_its_own_name(bench: Any, rows: Any) -> None:
+    unknown = bench.upload(lines(("a text", "wonderful"), ("another text", "wonderful")))
+    job = validated(bench, training_file=bench.upload(rows(60)), spec={"test_file": unknown})
+    assert (job.status, job.error.param) == ("failed", "method.distillation.test_file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "words"),
+    [
+        ({"spec": {"recipe": "saliency"}}, "method.distillation.recipe", "rationale_gate"),
+        ({"model": "scratch:gpt2-1x16", "spec": {"recipe": ["logit_kd"]}}, "method.distillation.recipe", "causal"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_student_says_which_do(bench: Any, changes: Any, param: str, words: str) -> None:
+    job = validated(bench, **changes)
+    assert (job.status, job.error.param) == ("failed", param)
+    assert words in job.error.message
+
+
+def test_the_students_architecture_is_read_from_a_model_that_exists(bench: Any, tmp_path: Any) -> None:
+    job = validated(bench, model=str(tiny_seq2seq(tmp_path / "t5")), spec={"recipe": "saliency"})
+    assert job.facts.architecture == "seq2seq"
+    assert [arm.name for arm in job.facts.arms] == ["finetune", "saliency", "saliency+random_rationale"]
+
+
+def test_a_student_that_cannot_be_found_fails_the_job_by_the_field_model(bench: Any) -> None:
+    job = validated(bench, model="no/such-model")
+    assert (job.status, job.error.code, job.error.param) == ("failed", "model_not_found", "model")
