@@ -87,7 +87,7 @@ def _follow(
         elif kind == "error":
             raise from_body(value["status"], value["body"])
         elif kind == "crash":
-            raise StageFailed(f"the stage ended with an error that is none of ours:\n{value}")
+            raise StageFailed(f"the stage ended with {value[-1]}\n" + "\n".join(value))
         else:
             raise StageFailed(f"the stage's process {_how_it_ended(process)} before it had a result")
 
@@ -157,7 +157,7 @@ def _child(stage: Stage, spec: str, out: str, threads: int, theirs: Connection) 
     except Exception:
         lines = traceback.format_exc().strip().splitlines()
         print("\n".join(lines), file=sys.stderr, flush=True)
-        say("crash", "\n".join(lines[-TAIL_LINES:]))
+        say("crash", lines[-TAIL_LINES:])
 
 
 def _end_with_parent() -> None:

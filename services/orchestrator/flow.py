@@ -113,11 +113,12 @@ class Flow:
         """Take back the items whose worker is not heard of any more; one that had all its attempts fails its job."""
         now = self._clock()
         lost = (work_items.c.state == "running") & (work_items.c.lease_until < now)
-        with self._database.write() as sql:
-            rows = sql.execute(select(work_items).where(lost)).all()
-            for item in map(item_of, rows):
+        with self._database.read() as sql:
+            items = [item_of(row) for row in sql.execute(select(work_items).where(lost))]
+        for item in items:
+            with self._database.write() as sql:
                 self._recover(sql, item, now)
-        return [item_of(row) for row in rows]
+        return items
 
     def results(self, job_id: str, phase: Phase) -> list[Mapping[str, Any]]:
         """What the items of a phase answered, in order."""

@@ -36,6 +36,10 @@ class Outbox:
         under_way = or_(
             work_items.c.state == "running", and_(work_items.c.state == "pending", work_items.c.sent_at.is_not(None))
         )
+        some = select(work_items.c.id).where(work_items.c.queue == queue, waits, active).limit(1)
+        with self._database.read() as sql:  # most rounds find nothing, and a reader is in nobody's way
+            if sql.scalar(some) is None:
+                return []
         with self._database.write() as sql:
             used = sql.scalar(select(func.count()).where(work_items.c.queue == queue, under_way)) or 0
             next_ones = (
@@ -63,6 +67,9 @@ class Outbox:
         A message that only waits behind long work is not lost: a growing bound keeps the copies few.
         """
         old = work_items.c.sent_at < self._clock() - self._resend * work_items.c.sends
-        lost = update(work_items).where(work_items.c.state == "pending", old).values(sent_at=None)
+        lost = and_(work_items.c.state == "pending", old)
+        with self._database.read() as sql:
+            if sql.scalar(select(work_items.c.id).where(lost).limit(1)) is None:
+                return 0
         with self._database.write() as sql:
-            return int(sql.execute(lost).rowcount)
+            return int(sql.execute(update(work_items).where(lost).values(sent_at=None)).rowcount)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -92,7 +93,9 @@ def _teacher(context: Context, job: Job, test: Sequence[Example], out: Path, gri
     model = context.teachers.model(job.facts.teacher, grip.check)
     answers = _ask(context, job, test, grip)
     path = out / "teacher.jsonl"
-    path.write_text("".join(answer.model_dump_json() + "\n" for answer in answers), encoding="utf-8")
+    # ASCII, because some characters that JSON leaves as they are end a line for some readers.
+    lines = (json.dumps(answer.model_dump(mode="json")) + "\n" for answer in answers)
+    path.write_text("".join(lines), encoding="ascii")
     return TeacherFacts(
         model=job.spec.teacher.model,
         finetuned=job.spec.teacher.finetune,

@@ -65,7 +65,7 @@ def settings(tmp_path: Path) -> Settings:
         lease_seconds=2.0,
         heartbeat_seconds=0.05,
         retry_after=0.0,
-        sweep_seconds=0.05,
+        sweep_seconds=0.2,
         teacher_patience=0.5,
     )
 

@@ -78,7 +78,7 @@ def test_an_error_comes_back_by_its_type_with_its_field(stages: Any, tmp_path: P
 
 
 def test_a_defect_comes_back_with_the_end_of_its_traceback(stages: Any, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match=r"(?s)child_stages.py.*ZeroDivisionError: a defect"):
+    with pytest.raises(StageFailed, match=r"(?s)ended with ZeroDivisionError: a defect\n.*child_stages.py"):
         run(stages.crash, tmp_path)
 
 
