@@ -137,7 +137,36 @@ def test_damaged_weights_are_an_error_that_says_so(
 ) -> None:
     shutil.copytree(folder_of("bert"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").write_bytes(damage)
-    with pytest.raises(ModelError, match=r"weights of .* cannot be read"):
+    with pytest.raises(ModelError, match=r"the weights of .* cannot be used"):
+        load_adapter(str(tmp_path))
+
+
+def test_weights_of_another_shape_are_an_error_that_says_so(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = edited(folder_of("bert"), tmp_path, "config.json", lambda config: config.update(vocab_size=50))
+    with pytest.raises(ModelError, match=r"the weights of .* cannot be used"):
+        load_adapter(str(folder))
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": "1.0"}'])
+def test_a_damaged_tokenizer_is_an_error_that_says_so(
+    folder_of: Callable[[str], Path], tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(folder_of("bert"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text(damage)
+    with pytest.raises((ModelError, ModelNotFound)) as caught:
+        load_adapter(str(tmp_path))
+    assert str(tmp_path) in caught.value.message
+
+
+def test_a_model_without_a_trained_head_is_no_teacher(tmp_path: Path) -> None:
+    """transformers would draw the head at random, and every load would explain something else."""
+    tokenizer = train_tokenizer("bert", corpus(SENTENCES, TARGETS, "{input}"))
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"no weights for classifier\.bias.*Fine-tune it first"):
         load_adapter(str(tmp_path))
 
 
@@ -148,7 +177,7 @@ def test_code_that_comes_with_a_model_is_not_run(folder_of: Callable[[str], Path
 
     folder = edited(folder_of("bert"), tmp_path, "config.json", plant)
     (folder / "planted.py").write_text("raise SystemExit('the code of a model was run')")
-    with pytest.raises(ModelError, match="cannot be used"):
+    with pytest.raises(ModelError, match=r"the configuration of .* cannot be used"):
         load_adapter(str(folder))
 
 

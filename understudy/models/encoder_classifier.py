@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
-__all__ = ["EncoderClassifier", "EncoderClassifierConfig", "EncoderClassifierOutput"]
+__all__ = ["EncoderClassifier", "EncoderClassifierConfig", "EncoderClassifierOutput", "drop_pooler"]
 
 
 @strict
@@ -46,6 +46,13 @@ class EncoderClassifierOutput(ModelOutput):
     gate_logits: Tensor | None = None  # (B, T)
 
 
+def drop_pooler(encoder: Any) -> Any:
+    """Without the layer over the first token that BERT-like encoders end with: nothing here would ever train it."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
 class EncoderClassifier(PreTrainedModel):
     """Reads a label from the mean, plain or gated, of an encoder's last hidden states."""
 
@@ -56,7 +63,7 @@ class EncoderClassifier(PreTrainedModel):
 
     def __init__(self, config: EncoderClassifierConfig) -> None:
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.encoder)
+        self.encoder = drop_pooler(AutoModel.from_config(config.encoder))
         self.gate = nn.Linear(config.hidden_size, 1) if config.pooling == "gate" else None
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.hidden_size, config.num_labels)
