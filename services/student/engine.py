@@ -164,5 +164,6 @@ class Models:
             name = next(name for name in self._engines if name != pinned)
             del self._engines[name]
             self._served = {alias: artifact for alias, artifact in self._served.items() if artifact != name}
-            self.problems = {alias: text for alias, text in self.problems.items() if alias in self._served}
+            kept = {self.settings.alias, *self._served}
+            self.problems = {alias: text for alias, text in self.problems.items() if alias in kept}
             log.info("model_put_out", artifact=name)

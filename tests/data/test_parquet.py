@@ -88,5 +88,5 @@ def test_a_cut_off_shard_is_named(tmp_path: Path) -> None:
 
 def test_plain_examples_are_not_annotated_ones(tmp_path: Path) -> None:
     write_examples(tmp_path / "shard.parquet", EXAMPLES)
-    with pytest.raises(ArtifactCorrupt, match="AnnotatedExample"):
+    with pytest.raises(ArtifactCorrupt, match="no shard of AnnotatedExample: its columns are id, input"):
         read_annotated(tmp_path / "shard.parquet")

@@ -34,9 +34,9 @@ def rows(path: Path, content: bytes) -> dict[int, Any]:
         b"\xef\xbb\xbf" + GOOD,
         GOOD.replace(b"\n", b"\r\n"),
         GOOD.rstrip(),
-        GOOD.replace(b", ", b",\t "),
+        GOOD.replace(b", ", b",\t\r"),
     ],
-    ids=["plain", "byte-order-mark", "crlf", "no-last-newline", "tab"],
+    ids=["plain", "byte-order-mark", "crlf", "no-last-newline", "white-space-inside"],
 )
 def test_ordinary_lines_are_read(tmp_path: Path, content: bytes) -> None:
     assert rows(tmp_path / "a.jsonl", content) == {1: FIELDS}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -144,6 +146,16 @@ def test_written_words_that_are_not_in_the_input_are_dropped_and_counted(engine:
     assert model.reasons == "generated"
 
 
+def test_a_student_that_writes_much_names_the_first_in_reading_order(engine: Get) -> None:
+    model = copy.copy(engine("written"))
+    model.adapter = copy.copy(model.adapter)
+    model.adapter.generate = lambda texts, **_: [("thin but the acting is nowhere", 0.5)] * len(texts)
+    (found,) = model.predict(rows(model, SENTENCES[:1]), explain=True, top_k=3)
+    assert [word.text for word in found.words or ()] == ["thin", "but", "the"]
+    assert found.dropped_words == 1
+    assert {word.score for word in found.words or ()} == {0.5}
+
+
 def test_an_open_task_writes_its_answer(engine: Get) -> None:
     model = engine("open")
     found = model.predict(rows(model), explain=False, top_k=1)
@@ -260,8 +272,11 @@ def test_a_damaged_folder_is_refused_at_load(
         HFEngine.load(folder)
 
 
-def test_a_model_whose_numbers_are_not_finite_is_refused_at_load(tmp_path: Path) -> None:
-    folder = tiny_classifier(tmp_path / "model")
+@pytest.mark.parametrize("pooling", ["gate", "mean"])
+def test_a_model_whose_numbers_are_not_finite_is_refused_at_load(
+    tmp_path: Path, pooling: Literal["gate", "mean"]
+) -> None:
+    folder = tiny_classifier(tmp_path / "model", pooling=pooling)
     weights = load_file(folder / "model.safetensors")
     save_file({k: v.fill_(float("nan")) for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match="not finite"):

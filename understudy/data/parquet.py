@@ -107,9 +107,8 @@ def _read(path: Path, schema: pa.Schema, kind: type[_Row]) -> Iterator[_Row]:
     try:
         with pq.ParquetFile(path) as file:
             if not file.schema_arrow.equals(schema):
-                raise ArtifactCorrupt(
-                    f"{path} is no shard of {kind.__name__}: its columns are {file.schema_arrow.names}"
-                )
+                columns = ", ".join(file.schema_arrow.names)
+                raise ArtifactCorrupt(f"{path} is no shard of {kind.__name__}: its columns are {columns}")
             for group in file.iter_batches(_GROUP):
                 for row in group.to_pylist(maps_as_pydicts="strict"):
                     yield kind.model_validate(row)

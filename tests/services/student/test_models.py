@@ -339,6 +339,14 @@ async def test_the_model_asked_longest_ago_is_put_out_but_never_the_default(
         assert {model["id"] for model in (await student.models())["data"]} == {one, two}
 
 
+async def test_a_model_that_is_asked_again_stays(running: Any, store: Any, publish: Callable[..., str]) -> None:
+    one, two, three, writer = publish("one", "production"), publish("two"), publish("three"), publish("writer")
+    async with running(store, max_models=3) as student:
+        for name in (one, two, three, two, writer):
+            await student.artifact(model=name)
+        assert {model["id"] for model in (await student.models())["data"]} == {one, two, writer}
+
+
 async def test_with_room_for_one_other_models_still_answer(
     running: Any, store: Any, publish: Callable[..., str]
 ) -> None:
