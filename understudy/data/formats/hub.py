@@ -22,13 +22,15 @@ def read_hub(source: str, split: str) -> Iterator[tuple[int, Row]]:
             f"'{source}' is read with the package 'datasets': pip install 'understudy[hub]', or give a local file"
         ) from None
     name, _, config = source.removeprefix(PREFIX).partition(":")
+    if not name:
+        raise InvalidRequest(f"'{source}' names no data set: write {PREFIX}NAME or {PREFIX}NAME:CONFIG")
     try:
         stream = datasets.load_dataset(name, config or None, split=split, streaming=True)
-    except (ValueError, OSError) as error:
-        raise InvalidRequest(f"'{source}' has no split '{split}' that can be read: {error}") from error
-    names = {column: kind for column, kind in (stream.features or {}).items() if isinstance(kind, datasets.ClassLabel)}
-    for number, fields in enumerate(stream, start=1):
-        yield number, {column: _named(names.get(column), value) for column, value in fields.items()}
+        kinds = {column: kind for column, kind in (stream.features or {}).items() if hasattr(kind, "int2str")}
+        for number, fields in enumerate(stream, start=1):
+            yield number, {column: _named(kinds.get(column), value) for column, value in fields.items()}
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise InvalidRequest(f"the split '{split}' of '{source}' cannot be read: {error}") from error
 
 
 def _named(kind: Any, value: Any) -> Any:
