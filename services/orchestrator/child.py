@@ -29,8 +29,8 @@ __all__ = ["PRELOAD", "Stage", "run_child", "warm"]
 Stage = Callable[[Mapping[str, Any], Path, Callable[[Mapping[str, Any]], None]], Mapping[str, Any]]
 """`stage(spec, out, emit) -> result`: all plain JSON values, and importable by name."""
 
-PRELOAD = ("understudy.training.run", "understudy.evaluation.run", "services.orchestrator.worker")
-"""The worker is among them because a child imports the main module of its parent again."""
+PRELOAD = ("understudy.training.run", "understudy.evaluation.run", "services.orchestrator.execute", "celery")
+"""The last two are what the worker's main module imports, which a child runs through again."""
 TAIL_LINES = 12
 POLL_SECONDS = 0.2
 

@@ -11,11 +11,13 @@ import os
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 
 from services.orchestrator.broker import TASK, create_celery, sender
 from services.orchestrator.child import warm
@@ -47,7 +49,12 @@ def create_worker(settings: Settings) -> tuple[Celery, Context]:
         stopping.set()  # items that run go back as they were, and their threads end
 
     signals.worker_shutting_down.connect(stop, weak=False)
+    signals.setup_logging.connect(_leave_logging_alone, weak=False)
     return app, context
+
+
+def _leave_logging_alone(**_: Any) -> None:
+    """Celery sets logging up itself, unless somebody listens to this signal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,11 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweeper = Sweeper(context)
     sweeper.start()
     log.info("worker_started", queues=options.queues, concurrency=options.concurrency)
+    # Celery warns root of pickled messages; here they are refused.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
+        quiet=True,
         pool="threads",
         concurrency=options.concurrency,
         queues=options.queues,
-        loglevel="WARNING",
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
