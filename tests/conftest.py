@@ -17,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from understudy.artifacts import ArtifactStore  # noqa: E402  the environment must be set first
+from understudy.artifacts import ArtifactStore
 
 _connect = socket.socket.connect
 

@@ -35,7 +35,9 @@ def configure(service: str) -> None:
         last: structlog.typing.Processor = structlog.processors.JSONRenderer()
     else:
         shared += [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)]
-        last = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=24, exception_formatter=structlog.dev.plain_traceback)
+        last = structlog.dev.ConsoleRenderer(
+            colors=False, pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
+        )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=last))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -48,7 +50,6 @@ def configure(service: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
-
 
 
 def _plain(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
