@@ -198,6 +198,15 @@ def test_a_csv_without_usable_column_names_is_refused(tmp_path: Path, header: by
         rows(tmp_path / "a.csv", header + b"\na,b\n")
 
 
+@pytest.mark.timeout(20)
+def test_a_row_made_to_be_slow_is_refused_in_time(tmp_path: Path) -> None:
+    names = ", ".join(f'"{i}": 0' for i in range(300_000))
+    assert "twice" in rows(tmp_path / "a.jsonl", f'{{{names}, "x": 1, "x": 2}}'.encode())[1]
+    header = ",".join(["input,output", *map(str, range(300_000)), "x,x"])
+    with pytest.raises(InvalidRequest, match="two columns named 'x'"):
+        rows(tmp_path / "a.csv", header.encode() + b"\na,b\n")
+
+
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="two columns named 'input'"):
         rows(tmp_path / "a.csv", b"input,input,output\na,b,c\n")

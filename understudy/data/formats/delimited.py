@@ -7,6 +7,7 @@ below it. Cells may hold quoted line breaks.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -72,8 +73,8 @@ def _names(line: str, separator: str) -> list[str]:
 
 def _check_names(names: list[str], path: Path) -> None:
     check_utf8("".join(names))
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None:
+    twice, count = Counter(filter(None, names)).most_common(1)[0]
+    if count > 1:
         raise InvalidRequest(f"'{path.name}' has two columns named '{shown(twice)}'", param=shown(twice))
 
 
