@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from services.orchestrator.child import warm
 from services.orchestrator.context import Context
 from services.orchestrator.dispatch import sweep
 from services.orchestrator.execute import execute
@@ -56,18 +57,34 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     admin.dispose()
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> None:
+    """The server that children come from, with torch imported once: it must be warmed before the first child."""
+    warm()
+
+
+@pytest.fixture(scope="session")
+def make_settings() -> Callable[[Path], Settings]:
+    """Settings for quick tests, with everything below one folder."""
+
+    def make(folder: Path) -> Settings:
+        return Settings(
+            home=folder / "home",
+            broker_url="redis+socket:///nowhere/redis.sock",
+            shard_size=16,
+            lease_seconds=2.0,
+            heartbeat_seconds=0.05,
+            retry_after=0.0,
+            sweep_seconds=0.2,
+            teacher_patience=0.5,
+        )
+
+    return make
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        home=tmp_path / "home",
-        broker_url="redis+socket:///nowhere/redis.sock",
-        shard_size=16,
-        lease_seconds=2.0,
-        heartbeat_seconds=0.05,
-        retry_after=0.0,
-        sweep_seconds=0.2,
-        teacher_patience=0.5,
-    )
+def settings(tmp_path: Path, make_settings: Callable[[Path], Settings]) -> Settings:
+    return make_settings(tmp_path)
 
 
 @pytest.fixture
@@ -149,7 +166,7 @@ def bench(settings: Settings, teacher: FakeTeacher) -> Iterator[Bench]:
     one.context.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_bench() -> type[Bench]:
     return Bench
 
@@ -169,6 +186,6 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> Callable[..., str]:
     return _rows

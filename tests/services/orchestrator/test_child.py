@@ -19,6 +19,8 @@ import pytest
 from services.orchestrator.child import run_child
 from understudy.errors import LeaseLost, StageFailed, UnknownName
 
+pytestmark = pytest.mark.usefixtures("fork_server")
+
 STAGES = Path(__file__).parent / "stages"
 ROOT = Path(__file__).parents[3]
 

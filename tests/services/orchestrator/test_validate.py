@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.orchestrator.jobs import Job
 from understudy.data.parquet import read_examples
-from understudy.testing import tiny_seq2seq
 
 
 def dataset(bench: Any, job: Job) -> dict[str, set[str]]:
@@ -109,12 +109,15 @@ def test_a_recipe_that_does_not_fit_the_student_says_which_do(bench: Any, change
     assert words in job.error.message
 
 
-def test_the_students_architecture_is_read_from_a_model_that_exists(bench: Any, tmp_path: Any) -> None:
-    job = validated(bench, model=str(tiny_seq2seq(tmp_path / "t5")), spec={"recipe": "saliency"})
+@pytest.mark.usefixtures("fork_server")
+def test_the_students_architecture_is_read_from_a_model_that_exists(bench: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
+    job = validated(bench, model=str(tmp_path), spec={"recipe": "saliency"})
     assert job.facts.architecture == "seq2seq"
     assert [arm.name for arm in job.facts.arms] == ["finetune", "saliency", "saliency+random_rationale"]
 
 
+@pytest.mark.usefixtures("fork_server")
 def test_a_student_that_cannot_be_found_fails_the_job_by_the_field_model(bench: Any) -> None:
     job = validated(bench, model="no/such-model")
     assert (job.status, job.error.code, job.error.param) == ("failed", "model_not_found", "model")
