@@ -61,15 +61,16 @@ def test_padding_has_no_gradient(adapter: Adapter) -> None:
     assert gradient(adapter, batch)[batch.mask.eq(0)].abs().max() == 0
 
 
-def test_padding_on_the_other_side_changes_nothing(adapter: Adapter) -> None:
-    """Two more columns of padding at either end, where the architecture allows it."""
+def test_more_padding_changes_nothing(adapter: Adapter) -> None:
+    """At either end where positions are relative or follow the mask, behind the text where they are counted."""
     batch = adapter.encode([TEXTS[0]], [GOLD[0]])
     expected = adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
-    for before, after in ((0, 2), (2, 0)) if adapter.architecture != "classifier" else ((0, 2),):
-        ids = torch.nn.functional.pad(batch.ids, (before, after), value=adapter.neutral_id)
-        mask = torch.nn.functional.pad(batch.mask, (before, after), value=0)
-        aligned = adapter.architecture == "causal"
-        labels = torch.nn.functional.pad(batch.labels, (before, after), value=-100) if aligned else batch.labels
+    causal = adapter.architecture == "causal"
+    either = causal or hasattr(adapter.model.config, "relative_attention_num_buckets")
+    for sides in ((0, 2), (2, 0)) if either else ((0, 2),):
+        ids = torch.nn.functional.pad(batch.ids, sides, value=adapter.neutral_id)
+        mask = torch.nn.functional.pad(batch.mask, sides, value=0)
+        labels = torch.nn.functional.pad(batch.labels, sides, value=-100) if causal else batch.labels
         torch.testing.assert_close(adapter.score(adapter.embed(ids), mask, labels), expected, rtol=1e-9, atol=1e-12)
 
 

@@ -1,0 +1,56 @@
+"""Three numbers with hand-made witnesses: logits whose softmax is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from understudy.models.likelihood import IGNORE, mean_target_logit, path_probabilities, sum_log_probabilities
+
+END = 3
+
+
+def logits_of(*chances: list[float]) -> torch.Tensor:
+    """(B, S, V) logits with these probabilities, shifted, because a softmax does not see a shift."""
+    return torch.tensor(chances, dtype=torch.float64).log() + 7
+
+
+LOGITS = torch.stack(
+    [
+        logits_of([0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]),
+        logits_of([0.4, 0.3, 0.2, 0.1], [0.7, 0.1, 0.1, 0.1], [0.01, 0.01, 0.01, 0.97]),
+    ]
+)
+LABELS = torch.tensor([[0, 2, IGNORE], [IGNORE, 0, 3]])
+
+
+def test_the_score_is_a_mean_over_labelled_positions_only() -> None:
+    expected = [(math.log(0.5) + math.log(0.3)) / 2 + 7, (math.log(0.7) + math.log(0.97)) / 2 + 7]
+    assert mean_target_logit(LOGITS, LABELS).tolist() == pytest.approx(expected)
+
+
+def test_a_likelihood_is_a_product_over_labelled_positions_only() -> None:
+    assert sum_log_probabilities(LOGITS, LABELS).exp().tolist() == pytest.approx([0.5 * 0.3, 0.7 * 0.97])
+
+
+def test_a_poisoned_position_that_is_not_scored_does_no_harm() -> None:
+    poisoned = LOGITS.clone()
+    poisoned[0, 2] = float("nan")
+    assert mean_target_logit(poisoned, LABELS).isfinite().all()
+    assert sum_log_probabilities(poisoned, LABELS).isfinite().all()
+
+
+def test_what_is_written_counts_up_to_its_first_end() -> None:
+    steps = [LOGITS[:, step] for step in range(3)]
+    written = torch.tensor([[0, END, 1], [0, 0, END]])
+    assert path_probabilities(steps, written, {END}) == pytest.approx([0.5 * 0.4, 0.4 * 0.7 * 0.97])
+    assert path_probabilities(steps, written, {0, END}) == pytest.approx([0.5, 0.4])
+    assert path_probabilities(steps, written, set()) == pytest.approx([0.5 * 0.4 * 0.25, 0.4 * 0.7 * 0.97])
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    half = LOGITS.bfloat16()
+    for value in (mean_target_logit(half, LABELS), sum_log_probabilities(half, LABELS)):
+        assert value.dtype == torch.float32
