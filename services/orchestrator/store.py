@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, Table, insert, select, update
 
 from services.orchestrator.database import Database, events, files, jobs
-from services.orchestrator.jobs import Event, Job, Status, new_id
+from services.orchestrator.jobs import ENDED, Event, Job, Status, new_id
 from understudy.errors import Conflict, InvalidRequest, NotFound
 
 __all__ = ["FileRow", "FileStore", "JobStore", "StoredEvent", "add_event", "locked_job", "write_job"]
@@ -74,7 +74,7 @@ class FileStore:
         file = self.get(file_id)
         with self._database.write() as sql:
             for request, status in sql.execute(select(jobs.c.request, jobs.c.status)):
-                if file_id in _files_of(request) and status not in ("succeeded", "failed", "cancelled"):
+                if file_id in _files_of(request) and status not in ENDED:
                     raise Conflict(
                         f"file '{file_id}' is read by job {request['id']}, which is {status}: cancel it first"
                     )

@@ -53,6 +53,15 @@ class Teachers:
         for client in self._clients:
             client.close()
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a call waits for a teacher that is busy or away."""
+        return self._patience
+
+    def ready(self) -> bool:
+        """True when a teacher says that it can work."""
+        return any(client.ready() for client in self._clients)
+
     def wait_ready(self, check: Check) -> None:
         """Return when a teacher says that it can work. Raises Unavailable when patience ends."""
 

@@ -35,7 +35,10 @@ class Checked(BaseModel):
 
 
 def run(context: Context, job: Job, _: Item, grip: Grip) -> Checked:
-    context.teachers.wait_ready(grip.check)
+    if not context.teachers.ready():
+        patience = f"{context.teachers.patience:.0f} s"
+        grip.event(Event(level="warn", message=f"The teacher is not ready: waiting for it, at most {patience}"))
+        context.teachers.wait_ready(grip.check)
     if job.spec.teacher.finetune:
         return Checked(teacher=None)
     try:

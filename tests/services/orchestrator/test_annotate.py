@@ -9,7 +9,7 @@ import pytest
 
 from services.orchestrator.jobs import Job
 from understudy.data.parquet import AnnotatedExample, read_annotated, read_examples
-from understudy.errors import InvalidRequest, Overloaded
+from understudy.errors import InvalidRequest, Overloaded, Unavailable
 from understudy.testing import FakeTeacher
 
 
@@ -77,6 +77,22 @@ def test_preflight_says_how_well_the_teacher_knows_the_first_rows(bench: Any) ->
     job = bench.work(bench.submit(), until="annotate")
     assert job.facts.teacher == "teacher"
     assert any("is right on 16 of the first 16 training examples" in message for message in bench.messages(job))
+
+
+def test_preflight_waits_for_a_teacher_that_is_not_ready_and_says_so(bench: Any, teacher: FakeTeacher) -> None:
+    served = teacher._answer
+    asked: list[str] = []
+
+    def loading(method: str, path: str, body: bytes) -> Any:
+        asked.append(path)
+        if path == "/readyz" and asked.count("/readyz") < 3:
+            raise Unavailable("the model is being loaded")
+        return served(method, path, body)
+
+    teacher._answer = loading  # type: ignore[method-assign]
+    job = bench.work(bench.submit(), until="annotate")
+    assert job.phase == "annotate"
+    assert any("The teacher is not ready: waiting for it" in message for message in bench.messages(job))
 
 
 def test_preflight_of_a_teacher_to_be_trained_asks_for_no_model(bench: Any, teacher: FakeTeacher) -> None:

@@ -288,6 +288,7 @@ def test_cancelling_ends_the_trainings_that_run_side_by_side(stand: Stand, bench
     stand.context.flow.end(job.id, "cancelled", Event(message="Job cancelled"))
     wait(lambda: all(map(is_gone, children)), 10)
     wait(lambda: not list(stand.settings.work.glob("*/checkpoints")))
+    assert not any("libtorch" in one.path for one in psutil.Process(worker.pid).memory_maps())
     assert worker.poll() is None
 
 

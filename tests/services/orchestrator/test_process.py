@@ -1,0 +1,68 @@
+"""The API as a process, started and ended as the local stack does it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from services.orchestrator.worker import main
+from understudy.client import OrchestratorClient
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.e2e
+def test_the_api_serves_without_torch_and_without_a_broker_and_ends_when_told(
+    tmp_path: Path, free_port: int, rows: Any
+) -> None:
+    environment = {
+        **os.environ,
+        "UNDERSTUDY_HOME": str(tmp_path / "home"),
+        "UNDERSTUDY_PORT": str(free_port),
+        "REDIS_URL": f"unix://{tmp_path}/nothing.sock",
+    }
+    environment.pop("UNDERSTUDY_BROKER_URL", None)
+    process = subprocess.Popen([sys.executable, "-m", "services.orchestrator"], cwd=ROOT, env=environment)
+    try:
+        with OrchestratorClient(f"http://127.0.0.1:{free_port}") as client:
+            deadline = time.monotonic() + 30
+            while not client.ready():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            data = tmp_path / "rows.jsonl"
+            data.write_text(rows(60))
+            method = {"type": "distillation", "distillation": {"teacher": {"model": "teacher"}}}
+            body = {"model": "scratch:bert-1x16", "training_file": client.upload(data), "method": method}
+            job = client.create_job(body)
+            assert client.job(job["id"])["status"] == "validating_files"
+        assert not any("libtorch" in one.path for one in psutil.Process(process.pid).memory_maps())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--queues", "control,anotate"], "choose from annotate, control, train. Did you mean 'annotate'"),
+        (["--queues", ","], "at least one queue"),
+        (["--concurrency", "many"], "invalid int value"),
+    ],
+)
+def test_a_wrong_option_of_a_worker_says_what_would_be_right(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err

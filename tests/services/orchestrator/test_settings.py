@@ -1,0 +1,40 @@
+"""Settings from the environment, in the forms that people write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from services.orchestrator.settings import Settings
+
+
+def test_the_broker_is_ours_or_what_everybody_calls_redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://there:6379/1")
+    assert Settings().broker_url == "redis://there:6379/1"
+    monkeypatch.setenv("UNDERSTUDY_BROKER_URL", "unix:///run/redis.sock")
+    assert Settings().broker_url == "redis+socket:///run/redis.sock"
+
+
+def test_a_broker_that_is_no_redis_is_refused() -> None:
+    with pytest.raises(ValidationError, match="redis://"):
+        Settings(broker_url="amqp://there")
+
+
+@pytest.mark.parametrize("value", ['["http://a:1", "http://b:2"]', "http://a:1, http://b:2"])
+def test_teachers_are_a_json_list_or_separated_by_commas(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("UNDERSTUDY_TEACHER_URLS", value)
+    assert Settings().teacher_urls == ("http://a:1", "http://b:2")
+
+
+def test_what_is_not_named_lies_in_the_home_folder(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert settings.database == f"sqlite:///{tmp_path / 'understudy.db'}"
+    assert settings.artifact_root == str(tmp_path / "artifacts")
+    assert settings.work == tmp_path / "work"
+
+
+def test_a_lease_that_one_late_beat_would_lose_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least twice heartbeat_seconds"):
+        Settings(lease_seconds=1, heartbeat_seconds=1)
