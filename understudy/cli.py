@@ -24,7 +24,7 @@ from understudy.stack import Stack, StackConfig
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Distil a large model into a small one.")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 100)
 
 Home = Annotated[Path, typer.Option(help="The folder that holds everything the stack writes.")]
 Host = Annotated[str, typer.Option(help="The address to bind.")]

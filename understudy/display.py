@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -73,65 +74,93 @@ class PhaseBars:
 def report_view(report: Report) -> RenderableType:
     """Every arm with its accuracy, interval, size and latency; then the verdicts, what was published, the caveats."""
     rows = report.rows
-    facts = (
-        f"{rows.train:,} train · {rows.validation:,} validation · {rows.test:,} test rows · {rows.rejected:,} rejected"
-    )
-    verdicts = Group(*(_verdict(comparison) for comparison in report.comparisons))
+    facts = f"{rows.train:,} train · {rows.validation:,} validation · {rows.test:,} test rows"
+    if rows.rejected:
+        facts += f" · {rows.rejected:,} rejected"
     return Group(
-        Text(f"  {facts}\n"),
+        _bullet(facts, " "),
         _arms(report),
-        Text("\n  Verdict", style="bold"),
-        verdicts,
-        Text(f"\n  {report.published.why}", style="bold"),
-        *([Text(f"  {_hits(report)}")] if report.rationale.with_answer_in_input else []),
-        *(Text(f"  · {caveat}", style="dim") for caveat in report.caveats),
+        *(_verdict(comparison) for comparison in report.comparisons),
+        Text(),
+        _bullet(report.published.why, "→", "bold"),
+        *(_bullet(caveat, "·", "dim") for caveat in [_hits(report), *report.caveats]),
     )
 
 
-def prediction_view(text: str, prediction: Prediction) -> RenderableType:
-    """The text with the words that the student names highlighted, above its label."""
-    shown = Text("  ").append_text(_marked(text, prediction.words or ()))
-    shown.append(f"\n    {prediction.label} ", style="bold green")
-    shown.append(f"{prediction.probability:.0%}\n", style="dim")
-    return shown
+def prediction_view(text: str, prediction: Prediction, *, colours: bool = True) -> RenderableType:
+    """The text with the words that the student names highlighted, in brackets where there are no colours."""
+    words = prediction.words or ()
+    shown = _marked(text, words) if colours else Text(_bracketed(text, words))
+    label = Text(prediction.label, style="bold green").append(f"  {prediction.probability:.0%}\n", style="not bold dim")
+    return Padding(Group(shown, label), (0, 2))
 
 
 def _arms(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=True)
-    table.add_column("arm", no_wrap=True)
-    for title in ("accuracy", "95 % interval", "parameters", "size", "latency"):
+    caption = "on the test split · ms: median of single answers, the teacher's over HTTP"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=True, caption=caption, caption_justify="left")
+    table.add_column("arm", min_width=24)  # long recipe names wrap at their plus signs
+    for title in ("accuracy %", "95 % interval", "weights", "MB", "ms"):
         table.add_column(title, justify="right", no_wrap=True)
     teacher = report.teacher
-    latency = "" if teacher.latency_ms is None else f"{teacher.latency_ms:.1f} ms"
-    interval = f"{teacher.low:.1%} - {teacher.high:.1%}"
-    table.add_row("teacher", f"{teacher.accuracy:.1%}", interval, f"{teacher.parameters:,}", "", latency, style="dim")
+    table.add_row(
+        "teacher",
+        _percent(teacher.accuracy),
+        f"{_percent(teacher.low)} - {_percent(teacher.high)}",
+        _count(teacher.parameters),
+        "",
+        "" if teacher.latency_ms is None else f"{teacher.latency_ms:.1f}",
+        style="dim",
+    )
     for arm in report.arms:
-        mark = " (published)" if arm.recipe == report.published.recipe else ""
+        published = arm.recipe == report.published.recipe
         table.add_row(
-            arm.recipe + mark,
-            f"{arm.accuracy:.1%}",
-            f"{arm.low:.1%} - {arm.high:.1%}",
-            f"{arm.parameters:,}",
-            f"{arm.size_mb:.1f} MB",
-            f"{arm.latency_ms:.1f} ms",
-            style="bold" if mark else "" if arm.candidate else "dim",
+            arm.recipe.replace("+", " + ") + " (published)" * published,
+            _percent(arm.accuracy),
+            f"{_percent(arm.low)} - {_percent(arm.high)}",
+            _count(arm.parameters),
+            f"{arm.size_mb:.1f}",
+            f"{arm.latency_ms:.1f}",
+            style="bold" if published else "" if arm.candidate else "dim",
         )
-    table.add_row("majority class", f"{report.baseline.accuracy:.1%}", *[""] * 4, style="dim")
+    table.add_row(f"baseline: {report.baseline.description}", _percent(report.baseline.accuracy), *[""] * 4, style="dim")
     return table
 
 
-def _verdict(comparison: Comparison) -> Text:
-    line = Text(f"  {comparison.sentence}")
+def _verdict(comparison: Comparison) -> RenderableType:
+    line = Text(comparison.sentence)
     line.highlight_words([comparison.verdict], style=_VERDICT_STYLE[comparison.verdict])
-    return line
+    return _bullet(line, " ")
 
 
 def _hits(report: Report) -> str:
     found = report.rationale
+    if found.share is None or found.chance is None:
+        return "In no training row is the answer's text part of the input, so the teacher's words cannot hit it."
     return (
-        f"In {found.with_answer_in_input:,} of {found.rows:,} training rows the answer's text is in the input; the "
-        f"teacher's words include part of it in {found.share:.0%} of them, as many random words in {found.chance:.0%}."
+        f"In {found.with_answer_in_input:,} of {found.rows:,} training rows the answer's text is in the input. The "
+        f"teacher's words include part of it in {found.share:.0%} of those, as many random words in {found.chance:.0%}."
     )
+
+
+def _bullet(text: str | Text, sign: str, style: str = "") -> RenderableType:
+    """A paragraph whose further lines stand under its first."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=3, justify="right")
+    grid.add_column()
+    grid.add_row(sign, Text(text, style=style) if isinstance(text, str) else text)
+    return grid
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _count(number: int) -> str:
+    """Three digits and a unit: 575 k, 1.45 M, 3 B."""
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
 
 
 def _marked(text: str, words: Sequence[Word]) -> Text:
@@ -139,3 +168,9 @@ def _marked(text: str, words: Sequence[Word]) -> Text:
     for word in words:
         shown.stylize(_HIGHLIGHT, word.start, word.end)
     return shown
+
+
+def _bracketed(text: str, words: Sequence[Word]) -> str:
+    for word in sorted(words, key=lambda word: -word.start):
+        text = f"{text[: word.start]}[{text[word.start : word.end]}]{text[word.end :]}"
+    return text

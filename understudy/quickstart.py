@@ -29,9 +29,10 @@ QUICKSTART_JOB: Mapping[str, Any] = {
     "method": {
         "type": "distillation",
         "distillation": {
-            "teacher": {"model": "scratch:bert-2x128", "finetune": True},
+            "teacher": {"model": "scratch:bert-2x128", "finetune": True, "hyperparameters": {"max_steps": 600}},
             "recipe": "auto",
             "seeds": [0, 1],
+            "hyperparameters": {"max_steps": 300},
             "attribution": {"method": "saliency", "top_k": 8},
             "alias": "production",
         },
@@ -77,7 +78,8 @@ def run(stack: Stack, console: Console) -> None:
         report = watch(orchestrator, job, bars.update, stack.check)
         page = stack.config.home / "report.html"
         page.write_text(orchestrator.report_html(job), encoding="utf-8")
-    console.print("\n[bold]3. Report[/]", report_view(report))
+    console.print("\n[bold]3. Report[/]")
+    console.print(report_view(report))
     console.print(
         f"[bold]4. The served student[/]  {stack.student_url}, asked about sentences written for this purpose\n"
     )
@@ -85,7 +87,7 @@ def run(stack: Stack, console: Console) -> None:
         inputs = tuple(PredictionInput(input=sentence) for sentence in SENTENCES)
         answer = student.predict(PredictionRequest(model="production", inputs=inputs))
     for sentence, prediction in zip(SENTENCES, answer.predictions, strict=True):
-        console.print(prediction_view(sentence, prediction))
+        console.print(prediction_view(sentence, prediction, colours=console.color_system is not None))
     console.print("\n[bold]5. Go on[/]", _next_steps(stack, job, page), highlight=False, soft_wrap=True)
 
 
