@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from understudy.models.likelihood import IGNORE, mean_target_logit, path_probabilities, sum_log_probabilities
+from understudy.models.likelihood import (
+    IGNORE,
+    GreedySteps,
+    mean_target_logit,
+    path_probabilities,
+    sum_log_probabilities,
+)
 
 END = 3
 
@@ -43,11 +49,13 @@ def test_a_poisoned_position_that_is_not_scored_does_no_harm() -> None:
 
 
 def test_what_is_written_counts_up_to_its_first_end() -> None:
-    steps = [LOGITS[:, step] for step in range(3)]
+    greedy = GreedySteps()
+    for step in range(3):
+        assert torch.equal(greedy(torch.empty(0), LOGITS[:, step]), LOGITS[:, step])
     written = torch.tensor([[0, END, 1], [0, 0, END]])
-    assert path_probabilities(steps, written, {END}) == pytest.approx([0.5 * 0.4, 0.4 * 0.7 * 0.97])
-    assert path_probabilities(steps, written, {0, END}) == pytest.approx([0.5, 0.4])
-    assert path_probabilities(steps, written, set()) == pytest.approx([0.5 * 0.4 * 0.25, 0.4 * 0.7 * 0.97])
+    assert path_probabilities(greedy.steps, written, {END}) == pytest.approx([0.5 * 0.4, 0.4 * 0.7 * 0.97])
+    assert path_probabilities(greedy.steps, written, {0, END}) == pytest.approx([0.5, 0.4])
+    assert path_probabilities(greedy.steps, written, set()) == pytest.approx([0.5 * 0.4 * 0.25, 0.4 * 0.7 * 0.97])
 
 
 def test_half_precision_is_summed_in_float32() -> None:

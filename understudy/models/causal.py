@@ -19,7 +19,13 @@ from transformers import GenerationConfig
 from understudy.batching import plan_batches
 from understudy.errors import ModelError
 from understudy.models.base import Adapter, Batch
-from understudy.models.likelihood import IGNORE, mean_target_logit, path_probabilities, sum_log_probabilities
+from understudy.models.likelihood import (
+    IGNORE,
+    GreedySteps,
+    mean_target_logit,
+    path_probabilities,
+    sum_log_probabilities,
+)
 from understudy.models.text import Encoded, Template, bounded_target, clean, pad, tokenize
 from understudy.schemas import TaskSpec
 
@@ -118,16 +124,17 @@ class CausalAdapter(Adapter):
             do_sample=False,
             num_beams=1,
             pad_token_id=self.neutral_id,
-            output_logits=True,
-            return_dict_in_generate=True,
         )
         found: dict[int, tuple[str, float]] = {}
         for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
             ids, mask, _ = self._stack([rows[i].ids for i in batch], [[]] * len(batch))
-            written = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            answers = written.sequences[:, ids.shape[1] :]
+            greedy = GreedySteps()
+            written = self.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[greedy]
+            )
+            answers = written[:, ids.shape[1] :]
             texts_ = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-            chances = path_probabilities(written.logits, answers, self.end_ids)
+            chances = path_probabilities(greedy.steps, answers, self.end_ids)
             found |= {i: (text.strip(), chance) for i, text, chance in zip(batch, texts_, chances, strict=True)}
         return [found[i] for i in range(len(texts))]
 

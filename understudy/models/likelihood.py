@@ -1,4 +1,4 @@
-"""What logits say of a target: its score, its log-probability, the probability of what was written. Pure functions."""
+"""What logits say of a target: its score, its log-probability, the probability of what was written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
-__all__ = ["IGNORE", "mean_target_logit", "path_probabilities", "sum_log_probabilities"]
+__all__ = ["IGNORE", "GreedySteps", "mean_target_logit", "path_probabilities", "sum_log_probabilities"]
 
 IGNORE = -100
 """The label of a position that is not scored, as everywhere in transformers."""
@@ -26,13 +27,26 @@ def sum_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     return every.masked_fill(labels.eq(IGNORE), 0).sum(-1)
 
 
+class GreedySteps(LogitsProcessor):
+    """Keeps the log-probability of each step's likeliest token, (B,), while `generate` writes.
+
+    `output_logits` would keep the whole vocabulary of every step: gigabytes for a batch of short texts.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+        self.steps.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+
 def path_probabilities(steps: Sequence[Tensor], written: Tensor, ends: Collection[int]) -> list[float]:
-    """The probability of each written row (B, S), its first end token included, from one (B, V) of logits a step."""
+    """The probability of each written row (B, S) up to its first end token, from each step's log-probabilities (B,)."""
     total = torch.zeros(len(written), dtype=torch.float64, device=written.device)
     open_ = torch.ones(len(written), dtype=torch.bool, device=written.device)
     stops = torch.tensor(sorted(ends), device=written.device)
-    for logits, ids in zip(steps, written.T, strict=True):
-        step = logits.float().log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)  # (B,)
+    for step, ids in zip(steps, written.T, strict=True):
         total += step.masked_fill(~open_, 0)
         open_ &= ~torch.isin(ids, stops)
     return [float(value) for value in total.exp()]

@@ -17,7 +17,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from understudy.batching import plan_batches
 from understudy.models.base import Adapter, Batch
-from understudy.models.likelihood import IGNORE, mean_target_logit, path_probabilities, sum_log_probabilities
+from understudy.models.likelihood import (
+    IGNORE,
+    GreedySteps,
+    mean_target_logit,
+    path_probabilities,
+    sum_log_probabilities,
+)
 from understudy.models.text import Encoded, bounded_target, clean, pad
 
 __all__ = ["Seq2SeqAdapter"]
@@ -90,17 +96,18 @@ class Seq2SeqAdapter(Adapter):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            output_logits=True,
-            return_dict_in_generate=True,
         )
         for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
             ids, mask = self._stack([rows[i] for i in batch])
-            written = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            answers = written.sequences[:, 1:]  # without the decoder's start token
+            greedy = GreedySteps()
+            written = self.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[greedy]
+            )
+            answers = written[:, 1:]  # without the decoder's start token
             for i, text, probability in zip(
                 batch,
                 self.tokenizer.batch_decode(answers, skip_special_tokens=True),
-                path_probabilities(written.logits, answers, self.end_ids),
+                path_probabilities(greedy.steps, answers, self.end_ids),
                 strict=True,
             ):
                 found[i] = (text.strip(), probability)
