@@ -120,9 +120,8 @@ def _end(process: Any, grace: float) -> None:
     """End the child's whole group, gently first. A child that has answered has nothing left to do."""
     if not _has_ended(process):
         _signal(process.pid, signal.SIGTERM)
-        if not connection.wait([process.sentinel], grace):
-            _signal(process.pid, signal.SIGKILL)
-    with suppress(ProcessLookupError):  # what it has started itself and left behind
+        connection.wait([process.sentinel], grace)
+    with suppress(ProcessLookupError):  # a child that is deaf to that, and what it has started itself and left behind
         os.killpg(process.pid, signal.SIGKILL)
     connection.wait([process.sentinel])
     with _reaping:

@@ -100,7 +100,6 @@ class Flow:
             sql.execute(
                 of_job.where(work_items.c.state == "running").values(
                     state="pending",
-                    token=work_items.c.token + 1,
                     attempts=work_items.c.attempts - 1,
                     lease_until=None,
                 )
@@ -132,7 +131,7 @@ class Flow:
     def _recover(self, sql: Connection, item: Item, now: float) -> None:
         job = locked_job(sql, item.job_id)
         held = (work_items.c.id == item.id) & (work_items.c.token == item.token) & (work_items.c.state == "running")
-        values = {"state": "pending", "token": item.token + 1, "lease_until": None, "sent_at": None}
+        values = {"state": "pending", "lease_until": None, "sent_at": None}
         if sql.execute(update(work_items).where(held).values(**values)).rowcount != 1:
             return  # it was claimed again meanwhile
         where = f"{item.phase} {item.index + 1}, attempt {item.attempts} of {item.max_attempts}"

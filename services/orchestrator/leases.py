@@ -1,8 +1,8 @@
 """A worker's view of a work item: claim it, keep it, give an answer for it or give it back.
 
 A claim is one UPDATE that one worker can win. It brings a lease, which heartbeats extend, and a token, which grows with
-every claim: whoever holds an older one has lost the item and is refused. Cancelling, failing and pausing a job also
-raise the token, so that a worker learns of all of them in one way. Knows nothing of what the work is.
+every claim: whoever holds an older one, or an item that does not run any more, has lost it and is refused. Cancelling,
+failing and pausing a job stop its items, so a worker learns of all of them in one way. Knows nothing of the work.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ class Leases:
 
 
 def end_items(sql: Connection, job_id: str, now: float) -> None:
-    """Stop what waits or runs for a job that has ended: its workers hold stale tokens from here on."""
+    """Stop what waits or runs for a job that has ended: its workers are refused from here on."""
     sql.execute(
         update(work_items)
         .where(work_items.c.job_id == job_id, work_items.c.state.in_(("pending", "running")))
-        .values(state="failed", token=work_items.c.token + 1, lease_until=None, finished_at=now)
+        .values(state="failed", lease_until=None, finished_at=now)
     )
 
 

@@ -44,6 +44,11 @@ def test_only_the_rows_that_students_will_learn_from_are_paid_for(bench: Any) ->
     assert [row.example.id for row in annotated(bench, job)] == train_ids(bench, job)[:20]
 
 
+def test_preflight_tries_no_row_that_nobody_will_learn_from(bench: Any) -> None:
+    job = bench.work(bench.submit(spec={"max_train_rows": 5}), until="annotate")
+    assert any("is right on 5 of the first 5 training examples" in message for message in bench.messages(job))
+
+
 def test_a_teacher_that_fails_now_and_then_costs_attempts_and_no_row(bench: Any, teacher: FakeTeacher) -> None:
     job = bench.work(bench.submit(), until="annotate")
     teacher.fail_next(*[Overloaded("full")] * 12)

@@ -13,7 +13,7 @@ import pytest
 from services.orchestrator.execute import execute
 from services.orchestrator.jobs import Event
 from services.orchestrator.settings import Settings
-from understudy.errors import InvalidRequest
+from understudy.errors import InvalidRequest, Overloaded
 from understudy.testing import FakeTeacher
 
 
@@ -113,6 +113,24 @@ def test_cancelling_stops_the_work_and_its_answer_is_refused(bench: Any, shard: 
     teacher.then = cancel
     item = shard()
     assert (item.state, item.result) == ("failed", None)
+
+
+def test_a_worker_that_waits_for_a_busy_teacher_learns_of_the_cancellation_meanwhile(
+    settings: Settings, make_bench: Any, teacher: Watched, stopping: threading.Event
+) -> None:
+    bench = make_bench(settings.model_copy(update={"teacher_patience": 60.0}), teacher)
+    job = bench.work(bench.submit(), until="annotate")
+    teacher.fail_next(*[Overloaded("full", retry_after=30)] * 100)
+
+    def cancel() -> None:
+        teacher.then = lambda: None
+        bench.context.flow.end(job.id, "cancelled", Event(message="Job cancelled"))
+
+    teacher.then = cancel
+    started = time.monotonic()
+    execute(bench.context, bench.item_ids(job)[0], "worker-1", stopping)
+    assert time.monotonic() - started < 10
+    bench.context.close()
 
 
 def test_pausing_keeps_the_works_folder_for_the_one_who_goes_on(bench: Any, shard: Any, teacher: Watched) -> None:

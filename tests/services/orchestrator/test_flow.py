@@ -33,6 +33,14 @@ def finish_all(bench: Any, job: Job) -> None:
         bench.context.leases.complete(item, {"n": number}, 1)
 
 
+def test_a_phase_that_is_behind_the_job_cannot_be_finished_again(bench: Any) -> None:
+    job = bench.submit_items(1)
+    finish_all(bench, job)
+    bench.context.flow.finish(job.id, "annotate", "train", lambda job, _: (job, None))
+    assert bench.context.flow.finish(job.id, "annotate", "train", to_train) is None
+    assert bench.context.flow.items(job.id, "train") == []
+
+
 def test_a_phase_with_an_unfinished_item_is_not_finished(bench: Any) -> None:
     job = bench.submit_items(2)
     item = bench.context.leases.claim(bench.item_ids(job)[0], "a")
@@ -129,7 +137,7 @@ def test_an_item_of_a_silent_worker_is_taken_back_and_its_token_raised(bench: An
     assert [lost.id for lost in bench.context.flow.recover()] == [item.id]
     with pytest.raises(LeaseLost):
         bench.context.leases.heartbeat(item, 0, 0)
-    assert bench.context.leases.claim(item.id, "b").token == item.token + 2
+    assert bench.context.leases.claim(item.id, "b").token == item.token + 1
     assert "worker a has not been heard of" in bench.messages(job)[-1]
 
 

@@ -152,6 +152,14 @@ def test_the_last_attempt_fails_the_job_and_stops_its_other_items(bench: Any) ->
     assert leases.claim(third, "c") is None
 
 
+def test_an_item_that_had_all_its_attempts_is_not_to_be_had_even_with_its_lease_expired(bench: Any, clock: Any) -> None:
+    (item_id,) = bench.item_ids(bench.submit_items(1))
+    for _ in range(3):
+        assert bench.context.leases.claim(item_id, "a")
+        clock.now += 11
+    assert bench.context.leases.claim(item_id, "b") is None
+
+
 def test_an_error_that_no_attempt_can_mend_fails_at_once(bench: Any) -> None:
     job = bench.submit_items(1)
     item = bench.context.leases.claim(bench.item_ids(job)[0], "a")
