@@ -66,14 +66,14 @@ def write_data(path: Path) -> int:
     return len(examples)
 
 
-def run(stack: Stack, console: Console) -> None:
+def run(stack: Stack, console: Console, job_body: Mapping[str, Any] = QUICKSTART_JOB) -> None:
     """Data, upload, job, report, predictions, against a stack that runs."""
     data = stack.config.home / "docstrings.jsonl"
     console.print(
         f"\n[bold]1. Data[/]  {write_data(data):,} texts from Python's own documentation, nine classes: {data}"
     )
     with OrchestratorClient(stack.orchestrator_url) as orchestrator, PhaseBars(console) as bars:
-        job = submit(orchestrator, {"training_file": data}, QUICKSTART_JOB)
+        job = submit(orchestrator, {"training_file": data}, job_body)
         console.print(f"[bold]2. Job[/]   {job}, submitted to {stack.orchestrator_url}")
         report = watch(orchestrator, job, bars.update, stack.check)
         page = stack.config.home / "report.html"

@@ -246,6 +246,7 @@ class _Process:
         self._environment = dict(environment)
         self._write = write
         self._running: subprocess.Popen[str] | None = None
+        self._follower = threading.Thread()
         self._offspring: list[psutil.Process] = []
 
     def start(self) -> None:
@@ -259,7 +260,8 @@ class _Process:
             errors="replace",
             start_new_session=True,
         )
-        threading.Thread(target=self._follow, args=(self._running,), daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, args=(self._running,), daemon=True)
+        self._follower.start()
 
     @property
     def pid(self) -> int:
@@ -289,12 +291,14 @@ class _Process:
         for child in self._offspring:
             with suppress(psutil.NoSuchProcess):
                 child.kill()  # psutil compares start times, so a process id that was given anew is not touched
+        self._follower.join(1)  # the last lines belong to the log
 
     def _follow(self, running: subprocess.Popen[str]) -> None:
         assert running.stdout is not None
-        for line in running.stdout:
-            self.tail.append(line.rstrip())
-            self._write(self.name, line.rstrip())
+        with running.stdout as lines:
+            for line in lines:
+                self.tail.append(line.rstrip())
+                self._write(self.name, line.rstrip())
 
 
 @contextmanager
