@@ -6,6 +6,7 @@ Only this module and the routes know HTTP. Everything below raises errors from `
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 Readiness = Callable[[Request], Awaitable[Mapping[str, Any]]]
 """Answers details of a service that is ready, or raises Unavailable with the reason."""
 
+_HEALTH = ("/livez", "/readyz")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text}
@@ -84,9 +86,9 @@ def render(error: UnderstudyError) -> JSONResponse:
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
-async def _answer_understudy(_: Request, error: Exception) -> JSONResponse:
+async def _answer_understudy(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, UnderstudyError)
-    if error.status >= 500:
+    if error.status >= 500 and request.url.path not in _HEALTH:
         log.warning("request_failed", code=error.code, message=error.message)
     return render(error)
 
@@ -159,7 +161,7 @@ def _complaint(error: Mapping[str, Any]) -> str:
 
 
 class _Edge:
-    """Bounds the body, also where no Content-Length is sent; puts a request id on the answer and on every log line."""
+    """Bounds the body, also where no Content-Length is sent; gives each request an id, on its answer and in the log."""
 
     def __init__(self, app: ASGIApp, max_body: int, max_body_at: Mapping[str, int]) -> None:
         self.app = app
@@ -170,36 +172,43 @@ class _Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        started = False
+        status, began = 0, time.perf_counter()
 
         async def tagged(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
             await send(message)
 
-        received = 0
-        most = self.max_body_at.get(scope["path"], self.max_body)
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._bounded(scope, receive, tagged)
+            except PayloadTooLarge as error:
+                if status:
+                    raise
+                await render(error)(scope, receive, tagged)
+            finally:
+                if (scope["method"] != "GET" or status >= 400) and scope["path"] not in _HEALTH:
+                    spent = round(1000 * (time.perf_counter() - began), 1)
+                    log.info("request", method=scope["method"], path=scope["path"], status=status, ms=spent)
 
-        async def bounded() -> Message:
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        most = self.max_body_at.get(scope["path"], self.max_body)
+        too_large = PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > most:
+            raise too_large
+        received = 0
+
+        async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > most:
-                raise PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
+                raise too_large
             return message
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            declared = headers.get(b"content-length", b"0")
-            try:
-                if declared.isdigit() and int(declared) > most:
-                    raise PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
-                await self.app(scope, bounded, tagged)
-            except PayloadTooLarge as error:
-                if started:
-                    raise
-                await render(error)(scope, receive, tagged)
+        await self.app(scope, counted, send)
