@@ -391,7 +391,7 @@ async def test_progress_counts_examples_while_a_phase_runs(api: httpx.AsyncClien
         "examples",
     )
     assert progress["percent"] == pytest.approx(100 * 20 / rows, abs=0.1)
-    assert progress["eta_seconds"] > 0
+    assert progress["eta_seconds"] is not None
     assert body["phases"][0]["state"] == "done"
 
 
