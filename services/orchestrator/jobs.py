@@ -8,9 +8,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from understudy.errors import Conflict, UnderstudyError
 from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, TaskSpec
@@ -65,9 +65,17 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def _clean(text: str) -> str:
+    """Without what a database or a client cannot take: half characters, and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+Message = Annotated[str, AfterValidator(_clean)]
+
+
 class JobError(Record):
     code: str
-    message: str
+    message: Message
     param: str | None = None
 
     @classmethod
@@ -190,7 +198,7 @@ class Item(Record):
 class Event(Record):
     """One line of a job's story."""
 
-    message: str
+    message: Message
     level: Literal["info", "warn", "error"] = "info"
     type: Literal["message", "metrics"] = "message"
     data: Mapping[str, Any] | None = None

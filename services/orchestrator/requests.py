@@ -61,8 +61,7 @@ def job_of(request: JobRequest, now: float) -> Job:
         )
     if request.integrations:
         raise InvalidRequest("no integration is offered here: leave integrations out", param="integrations")
-    if request.model.startswith(PREFIX):
-        parse_scratch(request.model, param="model")
+    _check_model(request.model, "model")
     spec = request.method.distillation
     spec = spec.model_copy(update={"seeds": _seeds(request, spec), "hyperparameters": _hyperparameters(request, spec)})
     for check in CHECKS:
@@ -105,6 +104,13 @@ def _hyperparameters(request: JobRequest, spec: DistillationSpec) -> Hyperparame
     return request.hyperparameters
 
 
+def _check_model(ref: str, param: str) -> None:
+    if not ref.isprintable():
+        raise InvalidRequest("a model's name has printable characters only", param=param)
+    if ref.startswith(PREFIX):
+        parse_scratch(ref, param=param)
+
+
 def _check_seeds(spec: DistillationSpec) -> None:
     for index, seed in enumerate(spec.seeds):
         if not 0 <= seed <= MAX_SEED:
@@ -114,10 +120,8 @@ def _check_seeds(spec: DistillationSpec) -> None:
 
 
 def _check_teacher(spec: DistillationSpec) -> None:
-    if not spec.teacher.model.startswith(PREFIX):
-        return
-    parse_scratch(spec.teacher.model, param=f"{_SPEC}.teacher.model")
-    if not spec.teacher.finetune:
+    _check_model(spec.teacher.model, f"{_SPEC}.teacher.model")
+    if spec.teacher.model.startswith(PREFIX) and not spec.teacher.finetune:
         raise InvalidRequest(
             f"the teacher '{spec.teacher.model}' has random weights and nothing to teach: set finetune to true, "
             "or name a trained model",

@@ -54,7 +54,7 @@ class FileStore:
 
     def get(self, file_id: str, *, param: str | None = None) -> FileRow:
         with self._database.read() as sql:
-            row = sql.execute(select(files).where(files.c.id == file_id)).one_or_none()
+            row = _by_id(sql, files, file_id)
         if row is None:
             raise NotFound(f"there is no file '{file_id[:100]}'", param=param)
         return _file(row)
@@ -89,7 +89,7 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         with self._database.read() as sql:
-            row = sql.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+            row = _by_id(sql, jobs, job_id)
         if row is None:
             raise NotFound(f"there is no job '{job_id[:100]}'", param="fine_tuning_job_id")
         return _job(row)
@@ -132,9 +132,16 @@ class JobStore:
         return [_event(row) for row in rows], more
 
 
+def _by_id(sql: Connection, table: Table, row_id: str, *, lock: bool = False) -> Row[Any] | None:
+    if not row_id.isprintable():
+        return None  # such an id is in no table, and PostgreSQL does not take a NUL
+    query = select(table).where(table.c.id == row_id)
+    return sql.execute(query.with_for_update() if lock else query).one_or_none()
+
+
 def locked_job(sql: Connection, job_id: str) -> Job:
     """Read a job that this transaction will change; nobody else can meanwhile."""
-    row = sql.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one_or_none()
+    row = _by_id(sql, jobs, job_id, lock=True)
     if row is None:
         raise NotFound(f"there is no job '{job_id[:100]}'", param="fine_tuning_job_id")
     return _job(row)
@@ -170,10 +177,10 @@ def _page(
     """The rows that follow the row `after`, and whether there are more than `limit` of them."""
     seq = table.c.seq
     if after is not None:
-        start = sql.scalar(select(seq).where(table.c.id == after))
-        if start is None:
+        row = _by_id(sql, table, after)
+        if row is None:
             raise InvalidRequest(f"there is nothing with the id '{after[:100]}' to continue after", param="after")
-        query = query.where(seq < start if newest_first else seq > start)
+        query = query.where(seq < row.seq if newest_first else seq > row.seq)
     query = query.order_by(seq.desc() if newest_first else seq)
     if limit is None:
         return sql.execute(query).all(), False

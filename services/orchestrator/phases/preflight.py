@@ -10,14 +10,15 @@ from pydantic import BaseModel, ConfigDict
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
 from services.orchestrator.phases.annotate import attribution_request, training_rows
-from understudy.errors import InvalidRequest, ModelError, NotFound, UnderstudyError
+from services.orchestrator.phases.fields import told_as
+from understudy.errors import ModelError
 from understudy.schemas import Attribution, Example
 from understudy.training.answers import is_right
 
 __all__ = ["Checked", "absorb", "run"]
 
 SMOKE_ROWS = 16
-_PARAMS = {
+_FIELDS = {
     "model": "method.distillation.teacher.model",
     "method": "method.distillation.attribution.method",
     "target": "method.distillation.attribution.target",
@@ -41,11 +42,9 @@ def run(context: Context, job: Job, _: Item, grip: Grip) -> Checked:
         context.teachers.wait_ready(grip.check)
     if job.spec.teacher.finetune:
         return Checked(teacher=None)
-    try:
+    with told_as(_FIELDS):
         context.teachers.model(job.spec.teacher.model, grip.check)
         _smoke(context, job, grip)
-    except (InvalidRequest, NotFound, ModelError) as error:
-        raise _about_the_job(error) from error
     return Checked(teacher=job.spec.teacher.model)
 
 
@@ -82,8 +81,3 @@ def _finding(job: Job, examples: list[Example], results: list[Attribution], seco
         f"explaining all {job.train_rows} takes about {estimate:.0f} s for one worker",
         data={"right": right, "examples": len(examples), "estimated_seconds": round(estimate, 1)},
     )
-
-
-def _about_the_job(error: UnderstudyError) -> UnderstudyError:
-    """The teacher names a field of its own request; the user knows the job's."""
-    return type(error)(error.message, param=_PARAMS.get(error.param or "", error.param))

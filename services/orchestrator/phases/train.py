@@ -13,6 +13,7 @@ from services.orchestrator import stages
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Arm, Event, Item, Job, NewItem
+from services.orchestrator.phases.fields import told_as
 from understudy.training.spec import TrainEvent, TrainResult, TrainSpec
 
 __all__ = ["Taught", "Trained", "absorb_teacher", "plan", "run", "run_teacher", "shards"]
@@ -62,7 +63,8 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
         artifacts=context.settings.artifact_root,
     )
     name = f"{arm.name}, seed {seed}"
-    result = _train(context, item, grip, spec, {"arm": arm.name, "seed": seed}, name)
+    with told_as({"recipe": "method.distillation.recipe"}):
+        result = _train(context, item, grip, spec, {"arm": arm.name, "seed": seed}, name)
     meta = {"role": "arm", "job_id": job.id, "recipe": arm.name, "seed": seed}
     artifact = context.artifacts.publish("model", result.model, meta).id
     return Trained(arm=arm, seed=seed, artifact=artifact, result=result)
@@ -84,7 +86,8 @@ def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
         hyperparameters=teacher.hyperparameters,
         artifacts=context.settings.artifact_root,
     )
-    result = _train(context, item, grip, spec, {"arm": "teacher", "seed": job.seed}, "teacher")
+    with told_as({}, default="method.distillation.teacher.model"):
+        result = _train(context, item, grip, spec, {"arm": "teacher", "seed": job.seed}, "teacher")
     meta = {"role": "teacher", "job_id": job.id, "base_model": teacher.model}
     return Taught(teacher=context.artifacts.publish("model", result.model, meta).id)
 

@@ -13,6 +13,7 @@ from services.orchestrator import stages
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Arm, Event, Item, Job, Rows
+from services.orchestrator.phases.fields import told_as
 from understudy.data.parquet import write_examples
 from understudy.data.rows import content_key
 from understudy.data.validate import infer_task, keep_known_labels, load_split, remove_leaks, split_examples
@@ -118,7 +119,7 @@ def _load(context: Context, split: Split, file_id: str) -> tuple[list[Example], 
     path = context.path_of(file)
     try:
         return load_split(path, split)
-    except InvalidRequest as error:
+    except InvalidRequest as error:  # it knows the file by the name under which we keep it
         raise InvalidRequest(error.message.replace(path.name, file.filename), param=_PARAMS[split]) from error
 
 
@@ -154,10 +155,8 @@ def _architecture(context: Context, job: Job, item: Item, grip: Grip) -> str:
 
 
 def _arms(job: Job, architecture: str, task: TaskSpec) -> tuple[Arm, ...]:
-    try:
+    with told_as({"recipe": "method.distillation.recipe"}):
         planned = plan_arms(job.spec.recipe, architecture, task)
-    except InvalidRequest as error:
-        raise type(error)(error.message, param="method.distillation.recipe") from error
     return tuple(Arm(name=arm.name, candidate=arm.candidate, control_of=arm.control_of) for arm in planned)
 
 

@@ -233,6 +233,7 @@ D = "method.distillation"
         ("model", "", "at least 1"),
         ("model", "scratch:bort-1x16", "choose from bert, gpt2, t5"),
         ("model", 3, "string"),
+        ("model", "a\0b", "printable"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**31, "less than or equal"),
         ("suffix", "x" * 65, "at most 64"),
@@ -267,6 +268,12 @@ async def test_every_bad_field_is_named_with_what_would_be_right(
     message = error(await api.post("/v1/fine_tuning/jobs", json=body), 400, path)
     assert words in message
     assert (await api.get("/v1/fine_tuning/jobs")).json()["data"] == []
+
+
+async def test_half_a_character_is_refused_by_its_field(api: httpx.AsyncClient, rows: Any) -> None:
+    body = json.dumps(change("suffix", "\ud800") | {"training_file": await uploaded(api, rows)})
+    answer = await api.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
+    assert "unicode" in error(answer, 400, "suffix")
 
 
 async def test_seed_zero_is_a_seed_and_two_places_must_agree(api: httpx.AsyncClient, rows: Any) -> None:
@@ -311,6 +318,7 @@ async def test_an_unknown_job_is_404_on_every_route(api: httpx.AsyncClient) -> N
         error(await api.get(base + path), 404, "fine_tuning_job_id")
     for path in ("/cancel", "/pause", "/resume"):
         error(await api.post(base + path), 404, "fine_tuning_job_id")
+        error(await api.post("/v1/fine_tuning/jobs/%00" + path), 404, "fine_tuning_job_id")
 
 
 async def test_a_job_is_cancelled_once(api: httpx.AsyncClient, rows: Any) -> None:
