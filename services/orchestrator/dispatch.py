@@ -8,11 +8,12 @@ from __future__ import annotations
 import threading
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from services.orchestrator.context import Context
-from services.orchestrator.jobs import Queue
+from services.orchestrator.jobs import Event, JobError, Phase, Queue
 from services.orchestrator.pipeline import finish
-from understudy.errors import Unavailable
+from understudy.errors import InternalError, Unavailable
 
 __all__ = ["Sweeper", "dispatch", "sweep"]
 
@@ -28,8 +29,21 @@ def sweep(context: Context) -> None:
     if lost := context.outbox.forget_lost():
         log.warning("messages_lost", count=lost)
     for job_id, phase in context.flow.finishable():
-        finish(context, job_id, phase)
+        _finish(context, job_id, phase)
     dispatch(context)
+
+
+def _finish(context: Context, job_id: str, phase: Phase) -> None:
+    """Move a job on; a defect that shows up there fails this job, or it would stand in the way of all others."""
+    try:
+        finish(context, job_id, phase)
+    except DBAPIError:
+        raise  # the next round tries again
+    except Exception as error:
+        log.exception("defect", job_id=job_id, phase=phase)
+        message = f"an unexpected error after phase {phase}: {type(error).__name__}: {error}"
+        fault = JobError.of(InternalError(message))
+        context.flow.end(job_id, "failed", Event(level="error", message=message), fault)
 
 
 def dispatch(context: Context) -> None:

@@ -81,11 +81,11 @@ class Flow:
             write_job(sql, job)
         return job
 
-    def end(self, job_id: str, status: Status, event: Event) -> Job:
+    def end(self, job_id: str, status: Status, event: Event, error: JobError | None = None) -> Job:
         """Cancel or fail a job, with all that waits or runs for it. Raises Conflict when it has ended."""
         now = self._clock()
         with self._database.write() as sql:
-            job = locked_job(sql, job_id).to(status, finished_at=int(now))
+            job = locked_job(sql, job_id).to(status, finished_at=int(now), error=error)
             write_job(sql, job)
             end_items(sql, job_id, now)
             add_event(sql, job_id, event, now)

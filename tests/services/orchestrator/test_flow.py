@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.orchestrator.dispatch import sweep
 from services.orchestrator.flow import Next
 from services.orchestrator.jobs import Event, Job, NewItem
 from services.orchestrator.settings import Settings
@@ -93,6 +94,17 @@ def test_an_error_of_the_next_phases_plan_fails_the_job_by_name(bench: Any) -> N
     failed = bench.context.flow.finish(job.id, "annotate", "train", refuse)
     assert (failed.status, failed.error.code, failed.error.param) == ("failed", "stage_failed", "model")
     assert bench.context.jobs.get(job.id).status == "failed"
+
+
+def test_a_defect_in_one_jobs_results_fails_that_job_and_holds_up_no_other(bench: Any) -> None:
+    broken, sound = bench.submit_items(1), bench.submit_items(1)
+    item = bench.context.leases.claim(bench.item_ids(broken)[0], "a")
+    bench.context.leases.complete(item, {"shard": None}, 1)
+    sweep(bench.context)
+    failed = bench.context.jobs.get(broken.id)
+    assert (failed.status, failed.error.code) == ("failed", "internal_error")
+    assert "after phase annotate: ValidationError" in failed.error.message
+    assert bench.sent[-1] == (bench.item_ids(sound)[0], "annotate")
 
 
 def test_cancelling_takes_the_items_from_their_workers(bench: Any) -> None:

@@ -20,7 +20,7 @@ from understudy.client import OrchestratorClient
 from understudy.evaluation.report import Report
 from understudy.testing import FakeTeacher
 
-pytestmark = pytest.mark.usefixtures("fork_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fork_server")]
 
 METHOD = {
     "type": "distillation",
