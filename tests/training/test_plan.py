@@ -8,12 +8,12 @@ import pytest
 
 from understudy.errors import InvalidRequest
 from understudy.schemas import Hyperparameters
-from understudy.training.plan import VALIDATIONS, Plan, micro_batch, resolve
+from understudy.training.plan import VALIDATIONS, Plan, Shape, micro_batch, resolve
 
 
 def plan(rows: int = 1000, asked: dict[str, Any] | None = None, **changes: Any) -> Plan:
-    given = {"parameters": 1_000_000, "architecture": "classifier", "scratch": True} | changes
-    return resolve(Hyperparameters(**(asked or {})), rows=rows, **given)
+    given = {"architecture": "classifier", "parameters": 1_000_000, "width": 64, "layers": 1, "scratch": True}
+    return resolve(Hyperparameters(**(asked or {})), rows=rows, shape=Shape(**(given | changes)))
 
 
 def test_asked_epochs_and_batch_are_taken_at_their_word() -> None:
@@ -42,6 +42,13 @@ def test_pretrained_weights_are_moved_more_gently_than_random_ones() -> None:
         assert pretrained.schedule == "linear"
         bigger = plan(architecture=architecture, scratch=False, parameters=3_000_000_000)
         assert bigger.learning_rate < pretrained.learning_rate
+
+
+def test_a_wider_and_deeper_scratch_model_learns_more_slowly() -> None:
+    rates = [plan(width=width, layers=layers).learning_rate for width, layers in [(8, 1), (64, 1), (128, 2), (768, 12)]]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(3e-3)
+    assert rates[2] == pytest.approx(1e-3, rel=0.1)
 
 
 def test_few_rows_are_seen_more_often_by_a_scratch_model() -> None:

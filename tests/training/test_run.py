@@ -147,7 +147,7 @@ def test_a_two_task_student_is_asked_with_the_prefixes_it_was_trained_with(make_
 def test_a_student_learns_a_task_that_one_word_decides(
     make_spec: MakeSpec, tmp_path: Path, recipe: str, model: str
 ) -> None:
-    hyper = Hyperparameters(n_epochs=1000, max_steps=80, batch_size=12, learning_rate_multiplier=4)
+    hyper = Hyperparameters(n_epochs=1000, max_steps=80, batch_size=12, learning_rate_multiplier=1.5)
     result = train(make_spec(recipe, model, hyperparameters=hyper), tmp_path / "out", quiet)
     assert result.validation_accuracy == 1.0
 
@@ -155,7 +155,7 @@ def test_a_student_learns_a_task_that_one_word_decides(
 def test_the_gate_learns_the_teachers_words_and_the_control_does_not(
     make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample]
 ) -> None:
-    hyper = Hyperparameters(n_epochs=1000, max_steps=120, batch_size=12, learning_rate_multiplier=4)
+    hyper = Hyperparameters(n_epochs=1000, max_steps=120, batch_size=12, learning_rate_multiplier=1.5)
     found = {}
     for recipe in ("rationale_gate", "rationale_gate+random_rationale"):
         spec = make_spec(recipe, "scratch:bert-1x32", hyperparameters=hyper, top_k=1)
@@ -172,14 +172,14 @@ def test_a_decoder_can_be_fine_tuned_as_a_teacher(
 ) -> None:
     plain = tmp_path / "plain.parquet"
     write_examples(plain, [row.example for row in rows])
-    hyper = Hyperparameters(n_epochs=1000, max_steps=200, batch_size=12, learning_rate_multiplier=4)
+    hyper = Hyperparameters(n_epochs=1000, max_steps=200, batch_size=12, learning_rate_multiplier=1.5)
     task = TaskSpec(kind="classification", labels=("bad", "good"), template="{input} It was")
     spec = make_spec(model="scratch:gpt2-1x32", train=(plain,), annotated=False, hyperparameters=hyper, task=task)
     assert train(spec, tmp_path / "out", quiet).validation_accuracy == 1.0
 
 
 def test_an_open_task_is_validated_by_what_the_model_writes(make_spec: MakeSpec, tmp_path: Path) -> None:
-    hyper = Hyperparameters(n_epochs=1000, max_steps=200, batch_size=12, learning_rate_multiplier=4)
+    hyper = Hyperparameters(n_epochs=1000, max_steps=200, batch_size=12, learning_rate_multiplier=1.5)
     spec = make_spec("finetune", "scratch:t5-1x32", task=TaskSpec(), hyperparameters=hyper)
     assert train(spec, tmp_path / "out", quiet).validation_accuracy > 0.9
 

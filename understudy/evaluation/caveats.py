@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from understudy.evaluation.report import ArmRow, Comparison, TeacherRow
-from understudy.evaluation.spec import ArmResult, RowCounts
+from understudy.evaluation.spec import EvaluateSpec, RowCounts
 
 __all__ = ["caveats"]
 
@@ -17,19 +17,15 @@ MANY_REJECTED = 0.05
 
 
 def caveats(
-    arms: Sequence[ArmRow],
-    teacher: TeacherRow,
-    comparisons: Sequence[Comparison],
-    rows: RowCounts,
-    trained: Sequence[ArmResult],
+    spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherRow, comparisons: Sequence[Comparison]
 ) -> tuple[str, ...]:
     """Every caution that applies, the ones that matter most first."""
     return (
         *_about_seeds(arms),
-        *_about_rows(rows, comparisons),
-        *_about_teacher(arms, teacher),
+        *_about_rows(spec.rows, comparisons),
+        *_about_teacher(spec, arms, teacher),
         *_about_comparisons(comparisons),
-        *_about_training(trained),
+        *_about_training(spec),
     )
 
 
@@ -61,9 +57,15 @@ def _about_rows(rows: RowCounts, comparisons: Sequence[Comparison]) -> list[str]
     return found
 
 
-def _about_teacher(arms: Sequence[ArmRow], teacher: TeacherRow) -> list[str]:
+def _about_teacher(spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherRow) -> list[str]:
     found = []
-    if teacher.finetuned:
+    saw = spec.teacher.trained_rows or spec.rows.train
+    if teacher.finetuned and saw > spec.rows.train:
+        found.append(
+            f"The teacher was fine-tuned on {saw:,} labelled rows and the students trained on {spec.rows.train:,}: "
+            "part of what it teaches is labels that they were not shown."
+        )
+    elif teacher.finetuned:
         found.append(
             "The teacher was fine-tuned on the same labels as the students: it brings its size, and no other data."
         )
@@ -85,12 +87,12 @@ def _about_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def _about_training(trained: Sequence[ArmResult]) -> list[str]:
+def _about_training(spec: EvaluateSpec) -> list[str]:
     found = []
-    lacking = max(one.without_words for one in trained)
+    lacking = max(one.without_words for one in spec.arms)
     if lacking:
         found.append(f"{lacking:,} training rows had no words from the teacher and trained the label alone.")
-    if len({one.steps for one in trained}) > 1:
+    if len({one.steps for one in spec.arms}) > 1:
         found.append(
             "The arms did not take the same number of training steps: their difference is not the recipe's alone."
         )

@@ -25,7 +25,7 @@ MARGIN = 0.01
 """The smallest gain worth having, in accuracy: one point."""
 
 RULE = (
-    f"BEATS: the whole {CONFIDENCE:.0%} interval of the difference lies above zero. "
+    f"BEATS: the whole {100 * CONFIDENCE:.0f} % interval of the difference lies above zero. "
     f"DOES NOT BEAT: the interval ends below {100 * MARGIN:g} point, so any gain worth having is excluded. "
     "INCONCLUSIVE: neither; these data cannot tell."
 )

@@ -1,16 +1,12 @@
-"""The report: what a job found out, as data (`report.json`) and as a page (`report.html`). Imports no torch.
+"""The report: what a job found out, as data (`report.json`). Imports no torch.
 
-The command line, the dashboard and the page all read the same Report. Accuracies and differences are shares between 0
-and 1 here; they become percent and points only where they are shown. Knows nothing of how the numbers were measured.
+The command line, the dashboard and the page (`page`) all read the same Report. Accuracies and differences are shares
+between 0 and 1 here; they become percent and points only where they are shown. Knows nothing of how the numbers were
+measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from understudy.evaluation.compare import RULE, Difference, Verdict
@@ -29,7 +25,6 @@ __all__ = [
     "SeedRow",
     "TeacherRow",
     "points",
-    "render_html",
 ]
 
 
@@ -184,6 +179,14 @@ class Report(_Part):
         """The verdicts in words, what was published and why, and what to keep in mind."""
         return [*(comparison.sentence for comparison in self.comparisons), self.published.why, *self.caveats]
 
+    @property
+    def headline(self) -> str:
+        """The verdict on what was published; on the best of the others where that is `finetune` itself."""
+        about = [one for one in self.comparisons if one.arm == self.published.recipe]
+        others = sorted(self.comparisons, key=lambda one: -one.difference)
+        against = [one for one in about or others if one.against == "finetune"]
+        return (against or others)[0].sentence if others else self.published.why
+
     def arm(self, recipe: str) -> ArmRow:
         """One arm by its recipe."""
         return next(arm for arm in self.arms if arm.recipe == recipe)
@@ -198,43 +201,3 @@ def points(difference: float) -> str:
     """A difference of shares in points, with its sign: 0.021 -> `+2.1`. A true minus, as a reader expects."""
     rounded = round(100 * difference, 1)
     return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
-
-
-def render_html(report: Report) -> str:
-    """One self-contained page: no script, nothing fetched, readable in light and dark and by a screen reader."""
-    return _page().render(report=report)
-
-
-@cache
-def _page() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "points": points, "count": _count, "marked": _marked}
-    return environment.get_template("report.html.j2")
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def _count(number: int) -> str:
-    """12,345 below a hundred thousand, then 1.2 M and 3.4 B."""
-    for size, unit in ((10**9, "B"), (10**6, "M")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:,}"
-
-
-def _marked(text: str, words: Iterable[Word]) -> list[tuple[str, float | None]]:
-    """The text in pieces, each with the share of the strongest word's score; None for a piece that is no reason."""
-    chosen = sorted(words, key=lambda word: word.start)
-    strongest = max((word.score for word in chosen), default=1.0) or 1.0
-    pieces: list[tuple[str, float | None]] = []
-    place = 0
-    for word in chosen:
-        if word.start < place:  # a word that another one already covers
-            continue
-        pieces += [(text[place : word.start], None), (text[word.start : word.end], max(0.0, word.score / strongest))]
-        place = word.end
-    return [piece for piece in [*pieces, (text[place:], None)] if piece[0]]

@@ -34,13 +34,17 @@ class ArmResult(_Frozen):
 
 
 class TeacherFacts(_Frozen):
-    """`predictions` are JSON lines of `schemas.Prediction`, one for each test row, in its order."""
+    """`predictions` are JSON lines of `schemas.Prediction`, one for each test row, in its order.
+
+    `trained_rows` is how many rows it was fine-tuned on, where that is known and may differ from the students'.
+    """
 
     model: str
     finetuned: bool
     parameters: int
     predictions: Path
     latency_ms: float | None = None
+    trained_rows: int | None = None
 
 
 class RowCounts(_Frozen):

@@ -20,7 +20,7 @@ from understudy.models.load import ModelCard, adapt, architecture_of, create, sa
 from understudy.models.scratch import PREFIX
 from understudy.training.collate import Collator
 from understudy.training.objective import Objective
-from understudy.training.plan import Plan, resolve
+from understudy.training.plan import Plan, Shape, resolve
 from understudy.training.recipes import Recipe, fits, parse_recipe
 from understudy.training.spec import TrainEvent, TrainResult, TrainSpec
 from understudy.training.trainer import DistillationTrainer, Stopwatch, last_checkpoint, training_arguments
@@ -43,13 +43,7 @@ def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tra
     held_out = validation_rows(read_examples(spec.validation), spec.task.kind)
     adapter = _untrained(spec, recipe, rows)
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
-    plan = resolve(
-        spec.hyperparameters,
-        rows=len(rows),
-        parameters=adapter.model.num_parameters(),
-        architecture=adapter.architecture,
-        scratch=spec.model.startswith(PREFIX),
-    )
+    plan = resolve(spec.hyperparameters, rows=len(rows), shape=_shape(spec, adapter))
     stopwatch = Stopwatch()
     trainer = DistillationTrainer(
         model=adapter.model,
@@ -95,6 +89,17 @@ def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row]) -> Adapter:
     adapter = adapt(model, tokenizer, label_template(recipe, spec.task))
     model.requires_grad_(True)  # an adapter freezes what it is given
     return adapter
+
+
+def _shape(spec: TrainSpec, adapter: Adapter) -> Shape:
+    body = getattr(adapter.model.config, "encoder", None) or adapter.model.config
+    return Shape(
+        architecture=adapter.architecture,
+        parameters=adapter.model.num_parameters(),
+        width=body.hidden_size,
+        layers=body.num_hidden_layers,
+        scratch=spec.model.startswith(PREFIX),
+    )
 
 
 def _collator(adapter: Adapter) -> Collator:

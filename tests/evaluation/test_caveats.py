@@ -1,0 +1,71 @@
+"""Each caution appears when it applies, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from understudy.evaluation.caveats import caveats
+from understudy.evaluation.compare import Difference
+from understudy.evaluation.report import ArmRow, Comparison, Report
+from understudy.evaluation.spec import EvaluateSpec, RowCounts
+
+MakeArm = Callable[..., ArmRow]
+
+
+@pytest.fixture
+def cautions(make_spec: Callable[..., EvaluateSpec], make_arm: MakeArm, report: Report) -> Callable[..., str]:
+    """`cautions(seeds=1)`: all caveats of a sound job, changed in one respect, as one text."""
+
+    def say(
+        seeds: int = 3, rows: dict[str, int] | None = None, finetuned: bool = False, accuracy: float = 0.9, **spec: Any
+    ) -> str:
+        counts = RowCounts(**({"train": 1000, "validation": 500, "test": 2000} | (rows or {})))
+        arms = [make_arm("finetune", 0.7, seeds), make_arm("rationale_gate", 0.8, seeds)]
+        teacher = report.teacher.model_copy(update={"finetuned": finetuned, "accuracy": accuracy})
+        one = [Comparison.of("rationale_gate", "finetune", Difference(0.1, 0.05, 0.15, seeds))]
+        return " ".join(caveats(make_spec(rows=counts, **spec), arms, teacher, one * spec.pop("comparisons", 1)))
+
+    return say
+
+
+def test_a_sound_job_needs_no_caution(cautions: Callable[..., str]) -> None:
+    assert cautions() == ""
+
+
+def test_one_seed_and_two(cautions: Callable[..., str]) -> None:
+    assert "One seed" in cautions(seeds=1)
+    assert "2 seeds" in cautions(seeds=2)
+
+
+def test_few_rows(cautions: Callable[..., str]) -> None:
+    assert "Only 80 test examples: differences below about 5.0 points" in cautions(rows={"test": 80})
+    assert "Only 20 validation examples" in cautions(rows={"validation": 20})
+    assert "400 of 3,900 rows were rejected" in cautions(rows={"rejected": 400})
+
+
+def test_a_fine_tuned_teacher(cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]) -> None:
+    assert "the same labels as the students" in cautions(finetuned=True)
+    taught = make_spec().teacher.model_copy(update={"trained_rows": 3000})
+    assert "fine-tuned on 3,000 labelled rows and the students trained on 1,000" in cautions(
+        finetuned=True, teacher=taught
+    )
+
+
+def test_a_teacher_that_knows_no_more_than_its_student(cautions: Callable[..., str]) -> None:
+    assert "The teacher (65.0 %) is no better than the label-only student (70.0 %)" in cautions(accuracy=0.65)
+
+
+def test_rows_without_words_and_arms_of_unequal_length(
+    cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]
+) -> None:
+    arms = make_spec().arms
+    assert "7 training rows had no words" in cautions(arms=(arms[0], arms[1].model_copy(update={"without_words": 7})))
+    assert "same number of training steps" in cautions(arms=(arms[0], arms[1].model_copy(update={"steps": 11})))
+
+
+def test_many_comparisons_are_likelier_to_mislead(make_spec: Callable[..., EvaluateSpec], report: Report) -> None:
+    said = caveats(make_spec(), report.arms, report.teacher, report.comparisons)
+    assert any(text.startswith("2 comparisons") for text in said)

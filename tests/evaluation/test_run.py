@@ -1,0 +1,153 @@
+"""The evaluation stage on real tiny students."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from understudy.data.parquet import write_examples
+from understudy.errors import InvalidRequest, ModelNotFound
+from understudy.evaluation.report import Report
+from understudy.evaluation.run import ArmResult, EvaluateSpec, evaluate
+from understudy.schemas import Example, PredictionInput, TaskSpec
+from understudy.serving.hf import HFEngine
+from understudy.testing import SENTENCES, TARGETS, tiny_seq2seq
+
+MakeSpec = Callable[..., EvaluateSpec]
+
+
+@pytest.fixture(autouse=True)
+def _few_timed_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("understudy.evaluation.run._TIMED_CALLS", 3)
+
+
+def quiet(done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+def test_the_report_is_written_as_data_and_as_a_page(make_spec: MakeSpec, tmp_path: Path) -> None:
+    report = evaluate(make_spec(), tmp_path / "out", quiet)
+    assert Report.model_validate_json((tmp_path / "out" / "report.json").read_bytes()) == report
+    assert "rationale_gate" in (tmp_path / "out" / "report.html").read_text()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"] == report.summary
+
+
+def test_accuracy_is_that_of_the_served_model(
+    make_spec: MakeSpec, tmp_path: Path, students: dict[tuple[str, int], Path]
+) -> None:
+    report = evaluate(make_spec(seeds=2), tmp_path / "out", quiet)
+    engine = HFEngine.load(students["gate", 1])
+    asked = [PredictionInput(input=text) for text in SENTENCES]
+    labels = [one.label for one in engine.predict(asked, explain=False, top_k=1)]
+    expected = sum(given == label for given, label in zip(labels, TARGETS, strict=True)) / len(TARGETS)
+    assert report.arm("rationale_gate").seeds[1].accuracy == expected
+    assert report.arm("rationale_gate").accuracy == pytest.approx(
+        sum(run.accuracy for run in report.arm("rationale_gate").seeds) / 2
+    )
+
+
+def test_candidates_meet_finetune_and_their_own_control(make_spec: MakeSpec, tmp_path: Path) -> None:
+    report = evaluate(make_spec(seeds=2), tmp_path / "out", quiet)
+    assert [(one.arm, one.against) for one in report.comparisons] == [
+        ("rationale_gate", "finetune"),
+        ("rationale_gate", "rationale_gate+random_rationale"),
+    ]
+    assert {one.seeds for one in report.comparisons} == {2}
+
+
+@pytest.mark.parametrize(
+    ("validation", "expected"),
+    [
+        ({"finetune": 0.9}, "finetune"),
+        ({"rationale_gate": 0.9}, "rationale_gate"),
+        ({}, "finetune"),  # level: the plainer one
+        ({"rationale_gate+random_rationale": 1.0}, "finetune"),  # a control is never published
+    ],
+)
+def test_the_published_arm_is_chosen_on_validation_alone(
+    make_spec: MakeSpec, tmp_path: Path, validation: dict[str, float], expected: str
+) -> None:
+    published = evaluate(make_spec(seeds=2, validation=validation), tmp_path / "out", quiet).published
+    assert (published.recipe, published.seed) == (expected, 1)
+    assert published.artifact == f"model-{expected}-1"
+    assert "The test split had no part in the choice" in published.why
+
+
+def test_what_is_finished_is_only_read(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    first = evaluate(spec, tmp_path / "out", quiet)
+    spec.test.unlink()
+    assert evaluate(spec, tmp_path / "out", quiet) == first
+
+
+def test_progress_counts_rows_of_all_arms(make_spec: MakeSpec, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    evaluate(make_spec(), tmp_path / "out", lambda done, total: told.append((done, total)))
+    assert told == [(12, 36), (24, 36), (36, 36)]
+
+
+def test_examples_show_right_and_wrong_answers_with_words_of_the_text(make_spec: MakeSpec, tmp_path: Path) -> None:
+    report = evaluate(make_spec(validation={"rationale_gate": 0.9}), tmp_path / "out", quiet)
+    assert {one.right for one in report.examples} == {True, False}
+    for one in report.examples:
+        assert one.right == (one.given == one.expected)
+        assert one.words
+        assert all(one.input[word.start : word.end] == word.text for word in one.words)
+
+
+def test_facts_of_size_and_speed_are_measured(
+    make_spec: MakeSpec, tmp_path: Path, students: dict[tuple[str, int], Path]
+) -> None:
+    arm = evaluate(make_spec(), tmp_path / "out", quiet).arm("finetune")
+    weights = (students["mean", 0] / "model.safetensors").stat().st_size
+    assert arm.size_mb == weights / 1e6
+    assert arm.parameters * 4 == pytest.approx(weights, rel=0.2)
+    assert 0 < arm.latency_ms < 1000
+    assert (arm.steps, arm.seconds) == (10, 1.5)
+
+
+def test_a_teacher_that_answered_other_rows_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    spec.teacher.predictions.write_text(spec.teacher.predictions.read_text().split("\n")[0] + "\n")
+    with pytest.raises(InvalidRequest, match="answered 1 rows and the test split has 12") as caught:
+        evaluate(spec, tmp_path / "out", quiet)
+    assert caught.value.param == "teacher.predictions"
+
+
+def test_an_empty_test_split_is_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    write_examples(spec.test, [])
+    with pytest.raises(InvalidRequest, match="nothing to evaluate on"):
+        evaluate(spec, tmp_path / "out", quiet)
+
+
+def test_a_choice_task_is_answered_from_each_rows_choices(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    rows = [
+        Example(id=str(i), input=text, output=text.split()[0], choices=(text.split()[0], "music", "rain"))
+        for i, text in enumerate(SENTENCES)
+    ]
+    write_examples(spec.test, rows)
+    folder = tiny_seq2seq(tmp_path / "writer")
+    task = TaskSpec(kind="choice")
+    (folder / "task.json").write_text(task.model_dump_json())
+    arm: ArmResult = spec.arms[0].model_copy(update={"model": folder})
+    report = evaluate(spec.model_copy(update={"task": task, "arms": (arm,)}), tmp_path / "out", quiet)
+    assert report.baseline.accuracy == pytest.approx(1 / 3)
+    assert all(one.given in one.input or one.given in ("music", "rain") for one in report.examples)
+    assert report.comparisons == ()
+    assert "there is no other" in report.published.why
+
+
+def test_a_student_that_was_moved_away_is_reported_by_name(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    gone = tmp_path / "gone"
+    shutil.copytree(spec.arms[0].model, gone)
+    (gone / "config.json").unlink()
+    arm = spec.arms[0].model_copy(update={"model": gone})
+    with pytest.raises(ModelNotFound, match="'gone' holds no model"):
+        evaluate(spec.model_copy(update={"arms": (arm,)}), tmp_path / "out", quiet)
