@@ -122,7 +122,9 @@ def _arms(report: Report) -> Table:
             f"{arm.latency_ms:.1f}",
             style="bold" if published else "" if arm.candidate else "dim",
         )
-    table.add_row(f"baseline: {report.baseline.description}", _percent(report.baseline.accuracy), *[""] * 4, style="dim")
+    table.add_row(
+        f"baseline: {report.baseline.description}", _percent(report.baseline.accuracy), *[""] * 4, style="dim"
+    )
     return table
 
 

@@ -167,6 +167,7 @@ class Stack:
             "--appendonly": "yes",
             "--save": "",
             "--maxmemory-policy": "noeviction",
+            "--loglevel": "warning",
         }
         self._launch("redis", [*broker_command(), *(part for pair in options.items() for part in pair)], {})
         self._wait("redis", lambda: _listens(sock))
