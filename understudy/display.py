@@ -75,15 +75,13 @@ def report_view(report: Report) -> RenderableType:
     """Every arm with its accuracy, interval, size and latency; then the verdicts, what was published, the caveats."""
     rows = report.rows
     facts = f"{rows.train:,} train · {rows.validation:,} validation · {rows.test:,} test rows"
-    if rows.rejected:
-        facts += f" · {rows.rejected:,} rejected"
     return Group(
         _bullet(facts, " "),
         _arms(report),
         *(_verdict(comparison) for comparison in report.comparisons),
         Text(),
         _bullet(report.published.why, "→", "bold"),
-        *(_bullet(caveat, "·", "dim") for caveat in [_hits(report), *report.caveats]),
+        *(_bullet(note, "·", "dim") for note in [*_notes(report), *report.caveats]),
     )
 
 
@@ -96,8 +94,7 @@ def prediction_view(text: str, prediction: Prediction, *, colours: bool = True) 
 
 
 def _arms(report: Report) -> Table:
-    caption = "on the test split · ms: median of single answers, the teacher's over HTTP"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=True, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=True)
     table.add_column("arm", min_width=24)  # long recipe names wrap at their plus signs
     for title in ("accuracy %", "95 % interval", "weights", "MB", "ms"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -132,6 +129,13 @@ def _verdict(comparison: Comparison) -> RenderableType:
     line = Text(comparison.sentence)
     line.highlight_words([comparison.verdict], style=_VERDICT_STYLE[comparison.verdict])
     return _bullet(line, " ")
+
+
+def _notes(report: Report) -> list[str]:
+    """What the table leaves out."""
+    rejected = report.rows.rejected
+    listed = [f"{rejected:,} rows were rejected; the job lists each with its line and reason."] if rejected else []
+    return [*listed, "ms is the median of single answers, the teacher's over HTTP.", _hits(report)]
 
 
 def _hits(report: Report) -> str:

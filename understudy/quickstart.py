@@ -6,7 +6,10 @@ docs/experiments.md) to end within six minutes on two cores.
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ QUICKSTART_JOB: Mapping[str, Any] = {
         "distillation": {
             "teacher": {"model": "scratch:bert-2x128", "finetune": True, "hyperparameters": {"max_steps": 600}},
             "recipe": "auto",
-            "seeds": [0, 1],
+            "seeds": [0, 1, 2],
             "hyperparameters": {"max_steps": 300},
             "attribution": {"method": "saliency", "top_k": 8},
             "alias": "production",
@@ -76,33 +79,38 @@ def run(stack: Stack, console: Console, job_body: Mapping[str, Any] = QUICKSTART
         job = submit(orchestrator, {"training_file": data}, job_body)
         console.print(f"[bold]2. Job[/]   {job}, submitted to {stack.orchestrator_url}")
         report = watch(orchestrator, job, bars.update, stack.check)
+        model = orchestrator.job(job)["fine_tuned_model"]  # an alias may name the model before it for another second
         page = stack.config.home / "report.html"
         page.write_text(orchestrator.report_html(job), encoding="utf-8")
     console.print("\n[bold]3. Report[/]")
     console.print(report_view(report))
-    console.print(
-        f"[bold]4. The served student[/]  {stack.student_url}, asked about sentences written for this purpose\n"
-    )
+    console.print("\n[bold]4. The served student[/]  asked about new sentences, the words that it names marked\n")
     with StudentClient(stack.student_url) as student:
         inputs = tuple(PredictionInput(input=sentence) for sentence in SENTENCES)
-        answer = student.predict(PredictionRequest(model="production", inputs=inputs))
+        answer = student.predict(PredictionRequest(model=model, inputs=inputs))
     for sentence, prediction in zip(SENTENCES, answer.predictions, strict=True):
         console.print(prediction_view(sentence, prediction, colours=console.color_system is not None))
     console.print("\n[bold]5. Go on[/]", _next_steps(stack, job, page), highlight=False, soft_wrap=True)
 
 
 def _next_steps(stack: Stack, job: str, page: Path) -> str:
-    home = stack.config.home
     return f"""
   the report        {page}
   the log           {stack.log_path}
-  the stack again   understudy up --home {home}
-  your own data     understudy distill FILE --teacher NAME_OR_PATH --student NAME_OR_PATH
+  the stack again   {_command()} up --home {stack.config.home}
+  your own data     {_command()} distill FILE --teacher NAME_OR_PATH --student NAME_OR_PATH
   while it runs     curl {stack.orchestrator_url}/v1/fine_tuning/jobs/{job}
                     curl {stack.teacher_url}/v1/models
                     curl {stack.student_url}/v1/predictions -H 'content-type: application/json' \\
                       -d '{{"inputs": ["Return the sum of two fractions."]}}'
-                    {stack.orchestrator_url}/docs · {stack.teacher_url}/docs · {stack.student_url}/docs"""
+  what they offer   {stack.orchestrator_url}/docs · {stack.teacher_url}/docs · {stack.student_url}/docs"""
+
+
+def _command() -> str:
+    """How to call us from this folder: by name where that is on the PATH, else by the environment's own file."""
+    if shutil.which("understudy"):
+        return "understudy"
+    return os.path.relpath(Path(sys.executable).parent / "understudy")
 
 
 def _is_free(port: int) -> bool:

@@ -153,7 +153,7 @@ class Models:
         """Make a loaded model the one that answers, in one step that no request can see half of."""
         self._engines[engine.name] = engine
         self._engines.move_to_end(engine.name)
-        if alias is not None:
+        if alias is not None and self._served.get(alias) != engine.name:
             log.info("alias_moved", alias=alias, artifact=engine.name, before=self._served.get(alias))
             self._served[alias] = engine.name
         self._make_room()

@@ -39,17 +39,18 @@ class Stopwatch(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.before = 0.0
-        self.started = time.monotonic()
+        self.started: float | None = None
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        self.before = state.stateful_callbacks["Stopwatch"]["attributes"]["seconds"]  # a fresh state has zero here
         self.started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        return self.before + time.monotonic() - self.started
+        return self.before + (time.monotonic() - self.started if self.started is not None else 0.0)
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"before": self.seconds}}
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
 
 
 class _Events(TrainerCallback):
