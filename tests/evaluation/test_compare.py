@@ -85,6 +85,12 @@ def test_one_lucky_seed_of_three_is_no_proof() -> None:
     assert compare({0: base, 1: base, 2: lucky}, {0: base, 1: base, 2: base}).verdict == "INCONCLUSIVE"
 
 
+def test_two_seeds_that_disagree_show_their_whole_variance() -> None:
+    # One seed gains nothing and one gains ten points: drawing two seeds from these two alone would never go below 0.
+    never, always = [False] * 1000, [i % 10 == 0 for i in range(1000)]
+    assert compare({0: never, 1: always}, {0: never, 1: never}).low < -0.01
+
+
 def test_grouping_equal_examples_gives_the_bootstrap_of_indices() -> None:
     ours, theirs = _answers(0.8, 200), _answers(0.7, 200, draw=1)
     difference = np.array(ours[0], float) - np.array(theirs[0], float)

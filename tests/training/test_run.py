@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     assert steps[0] > 1, "it began again from the start"
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     assert (resumed.best_step, resumed.validation_loss) == (whole.best_step, whole.validation_loss)
+
+
+def test_the_seconds_of_all_runs_are_counted(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr("understudy.training.trainer.time.monotonic", lambda: next(clock))
+    spec = make_spec(steps=6)
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path / "cut", interrupt_at(3))
+    saved = json.loads((tmp_path / "cut" / "checkpoints" / "checkpoint-2" / "trainer_state.json").read_bytes())
+    before = saved["stateful_callbacks"]["Stopwatch"]["attributes"]["seconds"]
+    assert before > 0
+    assert train(spec, tmp_path / "cut", quiet).seconds > before + 10
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_validation_sees_the_model_without_dropout_and_training_goes_on_with_it(
     modes: list[bool] = []
     trainer = make_trainer()
     trainer.validate = lambda: modes.append(trainer.model.training) or Validation(0.5, 1.0)  # type: ignore[func-returns-value]
+    trainer.model.train()
     trainer.evaluate()
     assert modes == [False]
     assert trainer.model.training

@@ -190,10 +190,9 @@ def _sides(adapter: Adapter, texts: Sequence[str], targets: Sequence[str]) -> li
 def _encoded(adapter: Adapter, texts: Sequence[str], targets: Sequence[str]) -> Iterator[Side]:
     decoder = adapter.architecture == "causal"
     if decoder:
+        # Room for the end of the text, which an adapter does not explain but a model must learn.
         adapter = copy.copy(adapter)
-        adapter.max_tokens -= (
-            1  # room for the end of the text, which an adapter does not explain but a model must learn
-        )
+        adapter.max_tokens -= 1
     batch = adapter.encode(texts, targets)
     rows = zip(
         batch.ids.tolist(), batch.mask.tolist(), batch.labels.tolist(), batch.offsets, batch.truncated, strict=True
