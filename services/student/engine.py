@@ -124,6 +124,8 @@ class Models:
 
     async def _load(self, artifact: str) -> HFEngine:
         """Load once for everybody who waits. A failure is remembered for a while: reading is not cheap."""
+        if artifact in self._engines:  # it came while this caller was looking its name up
+            return self._engines[artifact]
         when, error = self._failed.get(artifact, (0.0, None))
         if error is not None and time.monotonic() < when + self.settings.retry_seconds:
             raise error.with_traceback(None)
@@ -143,6 +145,7 @@ class Models:
         finally:
             del self._loading[artifact]
         self._failed.pop(artifact, None)
+        self._keep(engine, alias=None)  # here, and not only by those who wait: there may be nobody left
         log.info("model_loaded", artifact=artifact, seconds=round(time.monotonic() - started, 3))
         return engine
 
