@@ -35,6 +35,16 @@ def test_a_sound_job_needs_no_caution(cautions: Callable[..., str]) -> None:
     assert cautions() == ""
 
 
+def test_a_gain_that_random_words_nearly_reach(make_spec: Callable[..., EvaluateSpec], report: Report) -> None:
+    def said(against_random: Difference) -> str:
+        pairs = [("finetune", Difference(0.1, 0.05, 0.15, 3)), ("rationale_gate+random_rationale", against_random)]
+        found = [Comparison.of("rationale_gate", against, difference) for against, difference in pairs]
+        return " ".join(caveats(make_spec(), report.arms, report.teacher, found))
+
+    assert "not shown to beat the same recipe on random words" in said(Difference(0.01, -0.02, 0.04, 3))
+    assert "random words" not in said(Difference(0.03, 0.01, 0.05, 3))
+
+
 def test_one_seed_and_two(cautions: Callable[..., str]) -> None:
     assert "One seed" in cautions(seeds=1)
     assert "2 seeds" in cautions(seeds=2)

@@ -10,7 +10,7 @@ import pytest
 from understudy.evaluation.page import Axis, render_html
 from understudy.evaluation.report import RationaleHits, Report
 
-_VOID = {"meta", "br", "hr", "img", "link", "input"}
+_VOID = {"meta", "br", "hr", "img", "link", "input", "wbr"}
 
 
 class _Outline(HTMLParser):
@@ -57,6 +57,7 @@ def test_verdicts_numbers_and_caveats_are_there_to_read(page: str, report: Repor
         "DOES NOT BEAT",
         "+1.2 to +7.0",
         "66.0",
+        "1.84",
         "Keep this in mind.",
         "always 'networking'",
         "634 test rows",

@@ -9,6 +9,7 @@ from understudy.evaluation.spec import EvaluateSpec, RowCounts
 
 __all__ = ["caveats"]
 
+CONTROL = "random_rationale"
 SMALL_TEST = 500
 """Below this many test examples an interval of paired arms is wider than about three points."""
 
@@ -21,12 +22,28 @@ def caveats(
 ) -> tuple[str, ...]:
     """Every caution that applies, the ones that matter most first."""
     return (
+        *_about_words(comparisons),
         *_about_seeds(arms),
         *_about_rows(spec.rows, comparisons),
         *_about_teacher(spec, arms, teacher),
         *_about_comparisons(comparisons),
         *_about_training(spec),
     )
+
+
+def _about_words(comparisons: Sequence[Comparison]) -> list[str]:
+    """A gain over label-only training that random words nearly reach is not the merit of the teacher's choice."""
+    verdicts = {(one.arm, one.against): one.verdict for one in comparisons}
+    unproven = [
+        one.arm
+        for one in comparisons
+        if one.against.endswith(CONTROL) and one.verdict != "BEATS" and verdicts.get((one.arm, "finetune")) == "BEATS"
+    ]
+    return [
+        f"{arm} beats finetune, but is not shown to beat the same recipe on random words: how much of the gain is due to "
+        "the teacher's choice of words, and how much to the recipe alone, stays open."
+        for arm in unproven
+    ]
 
 
 def _about_seeds(arms: Sequence[ArmRow]) -> list[str]:

@@ -94,8 +94,8 @@ def _count(number: int) -> str:
 
 
 def _sig(number: float) -> str:
-    """Three significant digits, and never an exponent."""
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+    """Three significant digits from a thousandth up, and never an exponent."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:#.3g}" if number >= 0.001 else f"{number:.3f}"
 
 
 def _pieces(text: str, words: Iterable[Word]) -> list[tuple[str, float | None]]:
