@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from understudy.evaluation.report import ArmRow, Comparison, TeacherRow
 from understudy.evaluation.spec import EvaluateSpec, RowCounts
+from understudy.training.recipes import parse_recipe
 
 __all__ = ["caveats"]
 
-CONTROL = "random_rationale"
 SMALL_TEST = 500
 """Below this many test examples an interval of paired arms is wider than about three points."""
 
@@ -37,11 +37,13 @@ def _about_words(comparisons: Sequence[Comparison]) -> list[str]:
     unproven = [
         one.arm
         for one in comparisons
-        if one.against.endswith(CONTROL) and one.verdict != "BEATS" and verdicts.get((one.arm, "finetune")) == "BEATS"
+        if parse_recipe(one.against).random_words
+        and one.verdict != "BEATS"
+        and verdicts.get((one.arm, "finetune")) == "BEATS"
     ]
     return [
-        f"{arm} beats finetune, but is not shown to beat the same recipe on random words: how much of the gain is due to "
-        "the teacher's choice of words, and how much to the recipe alone, stays open."
+        f"{arm} beats finetune, but is not shown to beat the same recipe on random words: how much of the gain is due "
+        "to the teacher's choice of words, and how much to the recipe alone, stays open."
         for arm in unproven
     ]
 
