@@ -1,24 +1,11 @@
-"""`python -m services.student`: serve until a signal comes."""
+"""`python -m services.student`: serve until a signal comes, with settings from the environment."""
 
 from __future__ import annotations
 
-import gc
-
-import uvicorn
-
 from services.student.app import create_app
 from services.student.settings import Settings
-from understudy.logs import configure
-
-
-def main() -> None:
-    configure("student")
-    settings = Settings()
-    # What the libraries have made never goes away: without it a full collection stops requests for a moment only.
-    gc.collect()
-    gc.freeze()
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None)
-
+from understudy.web import serve
 
 if __name__ == "__main__":
-    main()
+    settings = Settings()
+    serve("student", create_app(settings), settings.host, settings.port)

@@ -1,25 +1,11 @@
-"""`python -m services.teacher`: serve until a signal comes."""
+"""`python -m services.teacher`: serve until a signal comes, with settings from the environment."""
 
 from __future__ import annotations
 
-import gc
-
-import uvicorn
-
 from services.teacher.app import create_app
 from services.teacher.settings import Settings
-from understudy.logs import configure
-
-
-def main() -> None:
-    configure("teacher")
-    settings = Settings()
-    # The libraries' half a million objects never go away: walking them at each full collection would stop requests
-    # for a third of a second.
-    gc.collect()
-    gc.freeze()
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_config=None)
-
+from understudy.web import serve
 
 if __name__ == "__main__":
-    main()
+    settings = Settings()
+    serve("teacher", create_app(settings), settings.host, settings.port)

@@ -16,13 +16,12 @@ import torch
 
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
-from understudy.attribution.attribute import attribute
+from understudy.attribution.attribute import as_prediction, attribute
 from understudy.attribution.methods import METHODS, Saliency
 from understudy.errors import ArtifactNotFound, InvalidRequest, ModelNotFound, PayloadTooLarge
 from understudy.models.base import Adapter
 from understudy.models.load import fingerprint, load_adapter
 from understudy.schemas import (
-    Attribution,
     AttributionExample,
     AttributionRequest,
     AttributionResponse,
@@ -130,7 +129,7 @@ class Engine:
             max_padded_tokens=self.settings.max_padded_tokens,
             field="inputs",
         )
-        return [_prediction(one) for one in found]
+        return [as_prediction(one) for one in found]
 
     def _plain(
         self, adapter: Adapter, inputs: Sequence[PredictionInput], request: PredictionRequest
@@ -203,15 +202,4 @@ def _info(ref: str, adapter: Adapter) -> ModelInfo:
         precision=adapter.precision,
         device=str(adapter.device),
         task=adapter.task,
-    )
-
-
-def _prediction(found: Attribution) -> Prediction:
-    return Prediction(
-        id=found.id,
-        label=found.prediction,
-        probability=found.probability,
-        probabilities=found.probabilities,
-        words=found.rationale,
-        truncated=found.truncated,
     )

@@ -20,9 +20,9 @@ from understudy.attribution.words import word_spans
 from understudy.batching import plan_batches
 from understudy.errors import ModelError
 from understudy.models.base import Adapter, Batch
-from understudy.schemas import Attribution, AttributionExample, Word
+from understudy.schemas import Attribution, AttributionExample, Prediction, Word
 
-__all__ = ["attribute"]
+__all__ = ["as_prediction", "attribute"]
 
 
 def attribute(
@@ -67,6 +67,18 @@ def attribute(
                 truncated=truncated,
             )
     return [found[i] for i in range(len(examples))]
+
+
+def as_prediction(found: Attribution) -> Prediction:
+    """The answer that an attribution explains, with its rationale as the words behind it."""
+    return Prediction(
+        id=found.id,
+        label=found.prediction,
+        probability=found.probability,
+        probabilities=found.probabilities,
+        words=found.rationale,
+        truncated=found.truncated,
+    )
 
 
 def _explain(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from understudy.attribution.aggregate import word_scores
-from understudy.attribution.attribute import attribute
+from understudy.attribution.attribute import as_prediction, attribute
 from understudy.attribution.rationale import top_words
 from understudy.attribution.words import word_spans
 from understudy.batching import plan_batches
@@ -76,17 +76,8 @@ def _generated(adapter: Adapter, card: ModelCard, inputs: Sequence[PredictionInp
 def _saliency(adapter: Adapter, _: ModelCard, inputs: Sequence[PredictionInput], top_k: int) -> list[Prediction]:
     """The words with the largest gradients of the answer that was given."""
     examples = [AttributionExample(id=row.id, input=row.input, choices=row.choices) for row in inputs]
-    return [
-        Prediction(
-            id=found.id,
-            label=found.prediction,
-            probability=found.probability,
-            probabilities=found.probabilities,
-            words=found.rationale,
-            truncated=found.truncated,
-        )
-        for found in attribute(adapter, examples, method="saliency", target="predicted", top_k=top_k, field="inputs")
-    ]
+    explained = attribute(adapter, examples, method="saliency", target="predicted", top_k=top_k, field="inputs")
+    return [as_prediction(one) for one in explained]
 
 
 def match_words(text: str, written: str, score: float) -> tuple[tuple[Word, ...], int]:
