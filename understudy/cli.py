@@ -63,8 +63,8 @@ def up(
 @app.command()
 def distill(
     file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet with input and output; or hf:NAME from the hub.")],
-    teacher: Annotated[str, typer.Option(help="A hub name, a folder, an artifact id, or scratch:FAMILY-LAYERSxWIDTH.")],
-    student: Annotated[str, typer.Option(help="The same choices as for the teacher.")],
+    teacher: Annotated[str, typer.Option(help="A hub name, a folder, an artifact id, or a fresh scratch:bert-2x128.")],
+    student: Annotated[str, typer.Option(help="The same choices; a fresh model is scratch:bert-1x64, say.")],
     validation: Annotated[str | None, typer.Option(help="Held-out rows that choose; else a tenth of FILE.")] = None,
     test: Annotated[str | None, typer.Option(help="Held-out rows that the report uses; else a fifth of FILE.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="May be given several times; auto is all that fit.")] = None,
@@ -120,8 +120,8 @@ def _running(config: StackConfig, *, echo: bool = False) -> Iterator[Stack]:
     ):
         status.stop()
         console.print(
-            f"The stack runs: orchestrator {stack.orchestrator_url}, teacher {stack.teacher_url}, "
-            f"student {stack.student_url}\nlog: {stack.log_path}",
+            f"[bold]The stack runs[/]\n  orchestrator  {stack.orchestrator_url}\n  teacher       {stack.teacher_url}\n"
+            f"  student       {stack.student_url}\n  log           {stack.log_path}",
             highlight=False,
             soft_wrap=True,
         )

@@ -34,7 +34,7 @@ class PhaseBars:
         self._said: dict[str, str] = {}
         self._progress = Progress(
             TextColumn("  {task.description:<10}"),
-            BarColumn(bar_width=32),
+            BarColumn(bar_width=22),  # so that a line fits 80 columns
             TextColumn("{task.completed:>6,.0f} / {task.total:,.0f} {task.fields[unit]:<10}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),

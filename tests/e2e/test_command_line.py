@@ -114,10 +114,10 @@ def test_up_leaves_no_process_behind(ending: signal.Signals, tmp_path: Path) -> 
     command = [*UNDERSTUDY, "up", "--home", str(tmp_path / "home"), *ports, "--quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
-        first = running.stdout.readline()
+        shown = [running.stdout.readline() for _ in range(5)]
         started = psutil.Process(running.pid).children(recursive=True)
-        address = re.search(r"orchestrator (http://[\d.:]+)", first)
-        assert address, first
+        address = re.search(r"orchestrator +(http://[\d.:]+)", "".join(shown))
+        assert address, shown
         with OrchestratorClient(address[1]) as client:
             assert client.ready()
         running.send_signal(ending)
