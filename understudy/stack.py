@@ -10,14 +10,11 @@ import fcntl
 import importlib.util
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,15 +26,14 @@ import psutil
 
 from understudy.client import OrchestratorClient, StudentClient, TeacherClient
 from understudy.errors import Conflict, Unavailable
+from understudy.process import Echo, Process
 
 __all__ = ["Stack", "StackConfig", "broker_command"]
 
 READY_SECONDS = 120.0  # torch alone takes ten seconds to import on a slow disk
 STOP_SECONDS = 10.0
 MAX_RESTARTS = 3
-
-Echo = Callable[[str, str], None]
-"""Receives (process name, line) for each line that a process of the stack writes."""
+STEADY_SECONDS = 60.0  # a process that ran this long starts with a clean record
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Stack:
     def __init__(self, config: StackConfig, echo: Echo | None = None) -> None:
         self.config = config
         self._echo = echo
-        self._processes: dict[str, _Process] = {}
+        self._processes: dict[str, Process] = {}
         self._closing = ExitStack()
         self._log: IO[str] | None = None
         self._log_lock = threading.Lock()
@@ -117,6 +113,8 @@ class Stack:
             code = process.poll()
             if code is None:
                 continue
+            if process.age > STEADY_SECONDS:
+                process.restarts = 0
             if process.restarts >= MAX_RESTARTS:
                 raise Unavailable(f"{process.name} ended with code {code} again and again. {self._tail(process)}")
             self._write("stack", f"{process.name} ended with code {code}: starting it again")
@@ -197,7 +195,7 @@ class Stack:
         return settings
 
     def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        process = _Process(name, command, {**os.environ, **environment}, self._write)
+        process = Process(name, command, {**os.environ, **environment}, self._write)
         process.start()
         self._processes[name] = process
 
@@ -227,79 +225,13 @@ class Stack:
         if self._echo is not None:
             self._echo(name, line)
 
-    def _tail(self, process: _Process) -> str:
+    def _tail(self, process: Process) -> str:
         last = "\n  ".join(process.tail)
         return f"The whole log is {self.log_path}; its last lines:\n  {last}"
 
     def _url(self, port: int) -> str:
         host = "127.0.0.1" if self.config.host in ("0.0.0.0", "::") else self.config.host
         return f"http://{host}:{port}"
-
-
-class _Process:
-    """One process in a group of its own, so that Ctrl-C reaches the stack alone, which then ends all in order."""
-
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], write: Echo) -> None:
-        self.name = name
-        self.restarts = 0
-        self.tail: deque[str] = deque(maxlen=12)
-        self._command = command
-        self._environment = dict(environment)
-        self._write = write
-        self._running: subprocess.Popen[str] | None = None
-        self._follower = threading.Thread()
-        self._offspring: list[psutil.Process] = []
-
-    def start(self) -> None:
-        self._running = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        self._follower = threading.Thread(target=self._follow, args=(self._running,), daemon=True)
-        self._follower.start()
-
-    @property
-    def pid(self) -> int:
-        assert self._running is not None
-        return self._running.pid
-
-    def poll(self) -> int | None:
-        return self._running.poll() if self._running else None
-
-    def terminate(self) -> None:
-        if self._running is None or self._running.poll() is not None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            self._offspring = psutil.Process(self._running.pid).children(recursive=True)
-        self._running.terminate()
-
-    def end(self, deadline: float) -> None:
-        """Wait until the deadline, then kill the process and whatever it has left behind."""
-        if self._running is None:
-            return
-        try:
-            self._running.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(self._running.pid, signal.SIGKILL)
-            self._running.wait()
-        for child in self._offspring:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()  # psutil compares start times, so a process id that was given anew is not touched
-        self._follower.join(1)  # the last lines belong to the log
-
-    def _follow(self, running: subprocess.Popen[str]) -> None:
-        assert running.stdout is not None
-        with running.stdout as lines:
-            for line in lines:
-                self.tail.append(line.rstrip())
-                self._write(self.name, line.rstrip())
 
 
 @contextmanager
