@@ -80,7 +80,8 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = _run("up", "--home", "home", "--teacher-port", str(port), cwd=tmp_path)
+        ports = ["--port", "0", "--student-port", "0", "--teacher-port", str(port)]
+        done = _run("up", "--home", "home", *ports, cwd=tmp_path)
     assert done.returncode == 1
     assert f"port {port} for the teacher cannot be had" in done.stderr
     assert f"process id {os.getpid()}" in done.stderr
