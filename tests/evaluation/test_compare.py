@@ -15,11 +15,25 @@ def _answers(accuracy: float, examples: int, seeds: int = 1, draw: int = 0) -> R
     return {seed: (random.random(examples) < accuracy).tolist() for seed in range(seeds)}
 
 
-def test_an_arm_against_itself_differs_by_exactly_nothing() -> None:
-    arm = _answers(0.7, 100, seeds=3)
-    found = compare(arm, arm)
-    assert (found.difference, found.low, found.high) == (0, 0, 0)
-    assert found.verdict == "DOES NOT BEAT"
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_arms_that_never_differ_are_told_from_a_gain_by_many_examples_only(seeds: int) -> None:
+    few, many = _answers(0.7, 50, seeds), _answers(0.7, 2000, seeds)
+    found = compare(few, few)
+    assert (found.difference, found.verdict) == (0, "INCONCLUSIVE")
+    assert found.low < -0.02 < 0.02 < found.high  # one gain in fifty would not have surprised
+    assert compare(many, many).verdict == "DOES NOT BEAT"
+
+
+def test_two_lucky_examples_of_thirty_are_no_proof() -> None:
+    ours, theirs = {0: [True] * 30}, {0: [True] * 28 + [False] * 2}
+    assert compare(ours, theirs).verdict == compare(theirs, ours).verdict == "INCONCLUSIVE"
+
+
+def test_an_accuracy_of_nothing_or_all_has_an_interval_that_holds_it() -> None:
+    for right in (True, False):
+        mean, low, high = mean_interval({seed: [right] * 60 for seed in range(3)})
+        assert low <= mean <= high
+        assert 0.02 < high - low < 0.1
 
 
 def test_a_clear_gain_beats() -> None:

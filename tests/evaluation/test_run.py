@@ -84,6 +84,11 @@ def test_what_is_finished_is_only_read(make_spec: MakeSpec, tmp_path: Path) -> N
     assert evaluate(spec, tmp_path / "out", quiet) == first
 
 
+def test_a_report_on_other_models_is_not_read_as_this_one(make_spec: MakeSpec, tmp_path: Path) -> None:
+    evaluate(make_spec(seeds=1), tmp_path / "out", quiet)
+    assert {len(arm.seeds) for arm in evaluate(make_spec(seeds=2), tmp_path / "out", quiet).arms} == {2}
+
+
 def test_progress_counts_rows_of_all_arms(make_spec: MakeSpec, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     evaluate(make_spec(), tmp_path / "out", lambda done, total: told.append((done, total)))

@@ -114,11 +114,22 @@ def test_a_finished_training_is_not_done_again(make_spec: MakeSpec, tmp_path: Pa
     assert train(spec, tmp_path / "out", interrupt_at(0)) == first
 
 
+def test_what_another_spec_left_is_neither_read_nor_continued(make_spec: MakeSpec, tmp_path: Path) -> None:
+    wanted = make_spec("rationale_gate", steps=14)
+    train(wanted, tmp_path / "alone", quiet)
+    train(make_spec("finetune", steps=6), tmp_path / "shared", quiet)
+    with pytest.raises(Interrupted):
+        train(make_spec("rationale_gate", steps=14, seed=1), tmp_path / "shared", interrupt_at(6))
+    assert train(wanted, tmp_path / "shared", quiet).steps == 14
+    assert weights(tmp_path / "shared") == weights(tmp_path / "alone")
+
+
 def test_what_is_left_is_a_model_folder_and_the_result(make_spec: MakeSpec, tmp_path: Path) -> None:
     result = train(make_spec("rationale_gate"), tmp_path / "out", quiet)
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert names == {
         "result.json",
+        "spec.json",
         "model/card.json",
         "model/config.json",
         "model/model.safetensors",

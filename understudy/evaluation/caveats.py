@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from understudy.evaluation.report import ArmRow, Comparison, TeacherRow
+from understudy.evaluation.report import ArmRow, BaselineRow, Comparison, TeacherRow
 from understudy.evaluation.spec import EvaluateSpec, RowCounts
 from understudy.training.recipes import parse_recipe
 
-__all__ = ["caveats"]
+__all__ = ["Cut", "caveats"]
 
 SMALL_TEST = 500
 """Below this many test examples an interval of paired arms is wider than about three points."""
@@ -17,11 +18,29 @@ SMALL_VALIDATION = 100
 MANY_REJECTED = 0.05
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How many rows were too long for a model's window, so that it never read their end."""
+
+    teacher: int = 0  # of the training rows, as it explained them
+    training: int = 0  # of the training rows, as the students read them
+    test: int = 0  # of the test rows, as the students read them
+
+
 def caveats(
-    spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherRow, comparisons: Sequence[Comparison]
+    spec: EvaluateSpec,
+    arms: Sequence[ArmRow],
+    teacher: TeacherRow,
+    comparisons: Sequence[Comparison],
+    *,
+    student: ArmRow,
+    baseline: BaselineRow,
+    cut: Cut = Cut(),
 ) -> tuple[str, ...]:
-    """Every caution that applies, the ones that matter most first."""
+    """Every caution that applies, the ones that matter most first. `student` is the published arm."""
     return (
+        *_about_baseline(student, teacher, baseline),
+        *_about_length(spec.rows, cut),
         *_about_words(comparisons),
         *_about_seeds(arms),
         *_about_rows(spec.rows, comparisons),
@@ -29,6 +48,32 @@ def caveats(
         *_about_comparisons(comparisons),
         *_about_training(spec),
     )
+
+
+def _about_baseline(student: ArmRow, teacher: TeacherRow, baseline: BaselineRow) -> list[str]:
+    """A model that has not left the baseline behind has shown nothing, whatever the other numbers say."""
+    named = ("published student", student), ("teacher", teacher)
+    return [
+        f"The {name} ({100 * one.accuracy:.1f} %) is not shown to be better than the baseline, {baseline.description} "
+        f"({100 * baseline.accuracy:.1f} %)."
+        for name, one in named
+        if one.low <= baseline.accuracy
+    ]
+
+
+def _about_length(rows: RowCounts, cut: Cut) -> list[str]:
+    found = []
+    if cut.teacher:
+        found.append(
+            f"The teacher read {cut.teacher:,} of {rows.train:,} training rows only up to the end of its window: no "
+            "word behind it can be among its reasons."
+        )
+    if cut.training or cut.test:
+        found.append(
+            f"The students read {cut.training:,} of {rows.train:,} training rows and {cut.test:,} of {rows.test:,} "
+            "test rows only up to the end of their window: shorten the texts, or take a student with a longer one."
+        )
+    return found
 
 
 def _about_words(comparisons: Sequence[Comparison]) -> list[str]:

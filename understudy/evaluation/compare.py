@@ -30,6 +30,11 @@ RULE = (
     "INCONCLUSIVE: neither; these data cannot tell."
 )
 
+IMAGINED = ((-1.0, 1.0), (0.0, 1.0))
+"""What two imagined examples say of a difference and of an accuracy: one for, one against (Bonett and Price 2012).
+
+Resamples of fifty examples on which two arms never differ never differ either, and would exclude every gain."""
+
 Right = Mapping[int, Sequence[bool]]  # seed -> whether each test example was answered rightly
 
 
@@ -62,7 +67,7 @@ def compare(arm: Right, against: Right, seed: int = 0) -> Difference:
         raise ValueError("the arms share no seed, so there is nothing to pair")
     ours, theirs = (np.array([one[seed] for seed in shared], dtype=np.int8) for one in (arm, against))
     paired = (ours - theirs).astype(np.float64)  # (S, N): 1, 0 or -1
-    low, high = _interval(paired, seed)
+    low, high = _interval(paired, seed, IMAGINED[0])
     p = mcnemar(ours[0], theirs[0]) if len(shared) == 1 else None
     return Difference(float(paired.mean()), low, high, len(shared), p)
 
@@ -70,11 +75,13 @@ def compare(arm: Right, against: Right, seed: int = 0) -> Difference:
 def mean_interval(right: Right, seed: int = 0) -> tuple[float, float, float]:
     """An arm's accuracy over its seeds and examples, with the interval of the same bootstrap."""
     values = np.array([right[one] for one in sorted(right)], dtype=np.float64)  # (S, N)
-    return float(values.mean()), *_interval(values, seed)
+    return float(values.mean()), *_interval(values, seed, IMAGINED[1])
 
 
-def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
+def _interval(values: NDArray[np.float64], seed: int, imagined: tuple[float, float]) -> tuple[float, float]:
     """The percentile interval of the mean of (S, N) values when examples and seeds are both drawn again.
+
+    Two examples are imagined beside the real ones; the mean of the real ones is always inside.
 
     Examples with the same column are exchangeable, so it is enough to draw how often each *distinct* column comes up:
     the same distribution as drawing N indices, at a cost that does not grow with N.
@@ -83,7 +90,9 @@ def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
     if examples == 0:
         return 0.0, 0.0
     random = np.random.default_rng(seed)
-    columns, counts = np.unique(_widened(values), axis=1, return_counts=True)  # (S, P), (P,)
+    beside = np.hstack([_widened(values), np.tile(imagined, (seeds, 1))])  # (S, N + 2)
+    columns, counts = np.unique(beside, axis=1, return_counts=True)  # (S, P), (P,)
+    examples = counts.sum()
     means = np.empty(RESAMPLES)
     for start in range(0, RESAMPLES, _BLOCK):
         example_weights = random.multinomial(examples, counts / examples, size=_BLOCK) / examples  # (R, P)
@@ -91,6 +100,7 @@ def _interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
         means[start : start + _BLOCK] = ((example_weights @ columns.T) * seed_weights).sum(-1)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = min(low, values.mean()), max(high, values.mean())
     return round(float(low), 12), round(float(high), 12)  # an interval that ends at 0 must not end at 1e-18
 
 

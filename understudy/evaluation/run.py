@@ -20,7 +20,7 @@ import torch
 
 from understudy.data.parquet import read_annotated, read_examples
 from understudy.errors import InvalidRequest
-from understudy.evaluation.caveats import caveats
+from understudy.evaluation.caveats import Cut, caveats
 from understudy.evaluation.compare import compare, mean_interval
 from understudy.evaluation.hits import rationale_hits
 from understudy.evaluation.metrics import baseline, correctness, wilson
@@ -56,19 +56,22 @@ class _Answered:
     arm: ArmResult
     given: list[str]
     right: list[bool]
+    truncated: int
     parameters: int
     size_mb: float
     latency_ms: float
 
 
 def evaluate(spec: EvaluateSpec, out: Path, emit: Callable[[int, int], None]) -> Report:
-    """Write `out/report.json` and `out/report.html` and return the report; where it is there already, only read it.
+    """Write `out/report.json` and `out/report.html` and return the report; where they are of these arms, only read it.
 
     `emit` is told how many test rows of all arms have been answered, and of how many.
     """
     finished = out / "report.json"
     if finished.is_file():
-        return Report.model_validate_json(finished.read_bytes())
+        earlier = Report.model_validate_json(finished.read_bytes())
+        if _is_about(earlier, spec):
+            return earlier
     test = read_examples(spec.test)
     if not test:
         raise InvalidRequest("the test split is empty, and there is nothing to evaluate on", param="test")
@@ -86,6 +89,12 @@ def evaluate(spec: EvaluateSpec, out: Path, emit: Callable[[int, int], None]) ->
     return report
 
 
+def _is_about(report: Report, spec: EvaluateSpec) -> bool:
+    """Whether a report is of this job and of these very models."""
+    reported = {(arm.recipe, run.seed, run.artifact) for arm in report.arms for run in arm.seeds}
+    return report.job_id == spec.job_id and reported == {(arm.recipe, arm.seed, arm.artifact) for arm in spec.arms}
+
+
 def _teacher_answers(teacher: TeacherFacts, rows: int) -> list[str]:
     lines = teacher.predictions.read_text(encoding="utf-8").splitlines()
     if len(lines) != rows:
@@ -97,15 +106,17 @@ def _teacher_answers(teacher: TeacherFacts, rows: int) -> list[str]:
 
 def _answer(spec: EvaluateSpec, arm: ArmResult, test: Sequence[Example], emit: Callable[[int], None]) -> _Answered:
     engine = HFEngine.load(arm.model, device=spec.device)
-    given: list[str] = []
+    answers: list[Prediction] = []
     for start in range(0, len(test), _CHUNK):
         inputs = [_input(example) for example in test[start : start + _CHUNK]]
-        given += [one.label for one in engine.predict(inputs, explain=False, top_k=spec.top_k)]
-        emit(len(given))
+        answers += engine.predict(inputs, explain=False, top_k=spec.top_k)
+        emit(len(answers))
+    given = [one.label for one in answers]
     return _Answered(
         arm=arm,
         given=given,
         right=correctness(spec.task, given, test),
+        truncated=sum(one.truncated > 0 for one in answers),
         parameters=engine.info().parameters,
         size_mb=sum(path.stat().st_size for path in arm.model.glob("*.safetensors")) / 1e6,
         latency_ms=_latency(engine, test),
@@ -140,6 +151,13 @@ def _report(spec: EvaluateSpec, test: Sequence[Example], teacher: list[str], ans
     comparisons = _comparisons(by_recipe)
     published = _published(arms)
     what, accuracy = baseline(spec.task, [row.example.output for row in annotated], test)
+    plain = BaselineRow(description=what, accuracy=accuracy)
+    student = next(arm for arm in arms if arm.recipe == published.recipe)
+    cut = Cut(
+        teacher=sum(row.attribution.truncated > 0 for row in annotated),
+        training=max(arm.truncated for arm in spec.arms),
+        test=max(one.truncated for one in answered),
+    )
     return Report(
         job_id=spec.job_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -147,12 +165,12 @@ def _report(spec: EvaluateSpec, test: Sequence[Example], teacher: list[str], ans
         rows=spec.rows,
         arms=arms,
         teacher=teacher_row,
-        baseline=BaselineRow(description=what, accuracy=accuracy),
+        baseline=plain,
         comparisons=comparisons,
         rationale=rationale_hits(annotated),
         published=published,
         machine=_machine(spec.device),
-        caveats=caveats(spec, arms, teacher_row, comparisons),
+        caveats=caveats(spec, arms, teacher_row, comparisons, student=student, baseline=plain, cut=cut),
         examples=_examples(spec, test, teacher, next(one for one in answered if _is(one.arm, published))),
     )
 
@@ -226,6 +244,7 @@ def _published(arms: Sequence[ArmRow]) -> Published:
     candidates = [arm for arm in arms if arm.candidate]
     best = max(candidates, key=lambda arm: arm.validation_accuracy)
     seed = max(best.seeds, key=lambda run: run.validation_accuracy)
+    level = [arm for arm in candidates if arm is not best and arm.validation_accuracy == best.validation_accuracy]
     others = ", ".join(f"{arm.recipe} {100 * arm.validation_accuracy:.1f} %" for arm in candidates if arm is not best)
     chosen = f", and seed {seed.seed} is its best there" if len(best.seeds) > 1 else ""
     return Published(
@@ -234,7 +253,8 @@ def _published(arms: Sequence[ArmRow]) -> Published:
         artifact=seed.artifact,
         why=(
             f"{best.recipe} is published: its validation accuracy, {100 * best.validation_accuracy:.1f} %, is the best "
-            f"of the candidates ({others or 'there is no other'}){chosen}. The test split had no part in the choice."
+            f"of the candidates ({others or 'there is no other'}){', the plainest of those level' * bool(level)}{chosen}"
+            ". The test split had no part in the choice."
         ),
     )
 

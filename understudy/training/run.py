@@ -1,7 +1,8 @@
 """The training stage: rows in, one trained model out, the same for every recipe, for students and for teachers.
 
 `train` can be ended at any time and called again: it goes on from its last checkpoint, and where `result.json` is there
-it only reads that. Equal specs on equal rows give bit-equal models on one kind of CPU with one number of threads.
+it only reads that. What another spec left in the same folder is removed first. Equal specs on equal rows give bit-equal
+models on one kind of CPU with one number of threads.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tra
     Raises InvalidRequest or ModelError for a spec that cannot be trained, ModelNotFound for an unknown model.
     """
     finished = out / "result.json"
-    if finished.is_file():
+    if _is_of(spec, out) and finished.is_file():
         return TrainResult.model_validate_json(finished.read_bytes())
     recipe = parse_recipe(spec.recipe, param="recipe")
     rows = select_rows(_read(spec), spec.max_train_rows)
@@ -44,6 +45,7 @@ def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tra
     adapter = _untrained(spec, recipe, rows)
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
     plan = resolve(spec.hyperparameters, rows=len(rows), shape=_shape(spec, adapter))
+    _claim(spec, out)
     stopwatch = Stopwatch()
     trainer = DistillationTrainer(
         model=adapter.model,
@@ -61,7 +63,7 @@ def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tra
     if trainer.is_world_process_zero():
         save(adapter.model, adapter.tokenizer, adapter.task, _card(spec, recipe, adapter, result), result.model)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        _write(finished, result)
+        _write(finished, result.model_dump_json(indent=1))
     return result
 
 
@@ -164,7 +166,24 @@ def _card(spec: TrainSpec, recipe: Recipe, adapter: Adapter, result: TrainResult
     )
 
 
-def _write(path: Path, result: TrainResult) -> None:
+def _is_of(spec: TrainSpec, out: Path) -> bool:
+    """Whether what is in the folder was made for this very spec."""
+    claimed = out / "spec.json"
+    return claimed.is_file() and claimed.read_text(encoding="utf-8") == spec.model_dump_json() + "\n"
+
+
+def _claim(spec: TrainSpec, out: Path) -> None:
+    """Make the folder this spec's: a checkpoint or a model of another one must never pass for its own."""
+    out.mkdir(parents=True, exist_ok=True)
+    if _is_of(spec, out):
+        return
+    (out / "result.json").unlink(missing_ok=True)
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    _write(out / "spec.json", spec.model_dump_json())
+
+
+def _write(path: Path, text: str) -> None:
     aside = path.with_suffix(".part")
-    aside.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    aside.write_text(text + "\n", encoding="utf-8")
     os.replace(aside, path)
