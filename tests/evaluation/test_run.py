@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.data.parquet import write_examples
+from understudy.data.parquet import read_examples, write_examples
 from understudy.errors import InvalidRequest, ModelNotFound
 from understudy.evaluation.report import Report
 from understudy.evaluation.run import ArmResult, EvaluateSpec, evaluate
@@ -156,3 +156,12 @@ def test_a_student_that_was_moved_away_is_reported_by_name(make_spec: MakeSpec, 
     arm = spec.arms[0].model_copy(update={"model": gone})
     with pytest.raises(ModelNotFound, match="'gone' holds no model"):
         evaluate(spec.model_copy(update={"arms": (arm,)}), tmp_path / "out", quiet)
+
+
+def test_texts_that_were_cut_are_told_of(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    long = Example(id="long", input="far too long " * 500, output=TARGETS[0])
+    write_examples(spec.test, [long, *read_examples(spec.test)[1:]])
+    arms = tuple(arm.model_copy(update={"truncated": 5}) for arm in spec.arms)
+    report = evaluate(spec.model_copy(update={"arms": arms}), tmp_path / "out", quiet)
+    assert any("read 5 of 12 training rows and 1 of 12 test rows" in caveat for caveat in report.caveats)

@@ -155,7 +155,7 @@ def _report(spec: EvaluateSpec, test: Sequence[Example], teacher: list[str], ans
     student = next(arm for arm in arms if arm.recipe == published.recipe)
     cut = Cut(
         teacher=sum(row.attribution.truncated > 0 for row in annotated),
-        training=max(arm.truncated for arm in spec.arms),
+        training=max(one.arm.truncated for one in answered),
         test=max(one.truncated for one in answered),
     )
     return Report(
@@ -244,7 +244,6 @@ def _published(arms: Sequence[ArmRow]) -> Published:
     candidates = [arm for arm in arms if arm.candidate]
     best = max(candidates, key=lambda arm: arm.validation_accuracy)
     seed = max(best.seeds, key=lambda run: run.validation_accuracy)
-    level = [arm for arm in candidates if arm is not best and arm.validation_accuracy == best.validation_accuracy]
     others = ", ".join(f"{arm.recipe} {100 * arm.validation_accuracy:.1f} %" for arm in candidates if arm is not best)
     chosen = f", and seed {seed.seed} is its best there" if len(best.seeds) > 1 else ""
     return Published(
@@ -252,9 +251,8 @@ def _published(arms: Sequence[ArmRow]) -> Published:
         seed=seed.seed,
         artifact=seed.artifact,
         why=(
-            f"{best.recipe} is published: its validation accuracy, {100 * best.validation_accuracy:.1f} %, is the best "
-            f"of the candidates ({others or 'there is no other'}){', the plainest of those level' * bool(level)}{chosen}"
-            ". The test split had no part in the choice."
+            f"{best.recipe} is published: its validation accuracy, {100 * best.validation_accuracy:.1f} %, is unbeaten "
+            f"among the candidates ({others or 'there is no other'}){chosen}. The test split had no part in the choice."
         ),
     )
 

@@ -84,6 +84,7 @@ def _arm(context: Context, trained: Trained) -> ArmResult:
         candidate=trained.arm.candidate,
         control_of=trained.arm.control_of,
         without_words=trained.result.without_words,
+        truncated=trained.result.truncated,
     )
 
 
