@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -18,10 +19,27 @@ from understudy import quickstart as loop
 from understudy.client import OrchestratorClient
 from understudy.display import PhaseBars, report_view
 from understudy.errors import UnderstudyError
-from understudy.jobs import distillation_job, local_file, submit, watch
+from understudy.jobs import distillation_job, local_file, model_reference, submit, watch
 from understudy.stack import Stack, StackConfig
 
 __all__ = ["app", "main"]
+
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "--student",
+        "training_file": "FILE",
+        "validation_file": "--validation",
+        "method.distillation.test_file": "--test",
+        "method.distillation.teacher.model": "--teacher, --finetune-teacher",
+        "method.distillation.recipe": "--recipe",
+        "method.distillation.attribution.method": "--method",
+        "method.distillation.attribution.top_k": "--top-k",
+        "method.distillation.hyperparameters.max_steps": "--max-steps",
+        "method.distillation.template": "--template",
+        "method.distillation.alias": "--alias",
+    }
+)
+"""A job's fields by the options that set them: what a user of the command line can change."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Distil a large model into a small one.")
 console = Console(width=None if sys.stdout.isatty() else 100)
@@ -85,8 +103,8 @@ def distill(
     sources = {"training_file": file, "validation_file": validation, "test_file": test}
     files = {field: local_file(source, home) for field, source in sources.items() if source}
     job = distillation_job(
-        student=student,
-        teacher={"model": teacher, "finetune": finetune_teacher},
+        student=model_reference(student),
+        teacher={"model": model_reference(teacher), "finetune": finetune_teacher},
         recipe=recipe or ["auto"],
         attribution={"method": method, "top_k": top_k},
         seeds=list(range(seeds)),
@@ -109,7 +127,7 @@ def _distill(address: str, stack: Stack | None, files: dict[str, Path], job: dic
         page = home / f"{job_id}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(client.report_html(job_id), encoding="utf-8")
-    console.print(report_view(report), f"\n  The report as a page: {page}", soft_wrap=True)
+    console.print(report_view(report), f"\n  The report as a page: {escape(str(page))}", soft_wrap=True)
 
 
 @contextmanager
@@ -121,7 +139,7 @@ def _running(config: StackConfig, *, echo: bool = False) -> Iterator[Stack]:
         status.stop()
         console.print(
             f"[bold]The stack runs[/]\n  orchestrator  {stack.orchestrator_url}\n  teacher       {stack.teacher_url}\n"
-            f"  student       {stack.student_url}\n  log           {stack.log_path}",
+            f"  student       {stack.student_url}\n  log           {escape(str(stack.log_path))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -156,14 +174,21 @@ def _end(*_: Any) -> None:
     sys.exit(128 + signal.SIGTERM)  # unwinds the stack, which ends what it started
 
 
+def _where(error: UnderstudyError) -> str:
+    """The option at fault, in brackets; a field that no option sets by its own name, unless the message says it."""
+    param = error.param or ""
+    if param in OPTIONS:
+        return f" ({OPTIONS[param]})"
+    return f" ({param})" if param and param not in error.message else ""
+
+
 def main() -> None:
     """Exit status 0 when all went well, 1 for an error that we explain, 2 for a wrong option, 130 for Ctrl-C."""
     signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except UnderstudyError as error:
-        field = f" ({error.param})" if error.param and error.param not in error.message else ""
         Console(stderr=True).print(
-            f"[bold red]Error[/]{field}: {escape(error.message)}", highlight=False, soft_wrap=True
+            f"[bold red]Error[/]{escape(_where(error))}: {escape(error.message)}", highlight=False, soft_wrap=True
         )
         sys.exit(1)

@@ -10,12 +10,14 @@ from typing import Any
 
 from understudy.client import OrchestratorClient
 from understudy.data.read import read_rows
-from understudy.errors import InvalidRequest, NotFound, StageFailed
+from understudy.errors import InvalidRequest, NotFound, StageFailed, Unavailable
 from understudy.evaluation.report import Report
 
-__all__ = ["ENDED", "distillation_job", "local_file", "submit", "watch"]
+__all__ = ["ENDED", "distillation_job", "local_file", "model_reference", "submit", "watch"]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
+PATIENCE = 60.0
+"""Seconds for which `watch` waits for an orchestrator that has stopped answering: it may be starting again."""
 
 
 def distillation_job(student: str, hyperparameters: Mapping[str, Any], **distillation: Any) -> dict[str, Any]:
@@ -47,6 +49,12 @@ def local_file(source: str, folder: Path) -> Path:
     return path
 
 
+def model_reference(ref: str) -> str:
+    """A model's folder by its whole path, because a service may work in another folder; any other name as it is."""
+    folder = Path(ref)
+    return str(folder.resolve()) if (folder / "config.json").is_file() else ref
+
+
 def submit(client: OrchestratorClient, files: Mapping[str, Path], job: Mapping[str, Any]) -> str:
     """Upload `files` (`training_file`, `validation_file`, `test_file`) and create the job with their ids.
 
@@ -69,16 +77,27 @@ def watch(
 ) -> Report:
     """Call `show` with the job until it has ended, then return its report.
 
-    `check` runs between looks and may raise. Raises StageFailed, with the job's own error, when it did not succeed.
+    `check` runs between looks and may raise. Raises StageFailed, with the job's own error, when it did not succeed, and
+    Unavailable when the orchestrator stays away.
     """
+    heard = time.monotonic()
     while True:
-        job = client.job(job_id)
-        show(job)
-        if job["status"] in ENDED:
-            break
+        try:
+            job = client.job(job_id)
+        except Unavailable:
+            if time.monotonic() - heard > PATIENCE:
+                raise
+        else:
+            heard = time.monotonic()
+            show(job)
+            if job["status"] in ENDED:
+                break
         check()
         time.sleep(seconds)
     if job["status"] != "succeeded":
-        reason = (job.get("error") or {}).get("message") or "no reason was given"
-        raise StageFailed(f"job {job_id} {job['status']} in phase {job.get('phase')}: {reason}")
+        error = job.get("error") or {}
+        reason = error.get("message") or "no reason was given"
+        raise StageFailed(
+            f"job {job_id} {job['status']} in phase {job.get('phase')}: {reason}", param=error.get("param")
+        )
     return Report.model_validate(client.report(job_id))
