@@ -22,10 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-import psutil
-
 from understudy.client import OrchestratorClient, StudentClient, TeacherClient
-from understudy.errors import Conflict, Unavailable
+from understudy.errors import Conflict, InvalidRequest, Unavailable
+from understudy.ports import free_ports
 from understudy.process import Echo, Process
 
 __all__ = ["Stack", "StackConfig", "broker_command"]
@@ -33,6 +32,7 @@ __all__ = ["Stack", "StackConfig", "broker_command"]
 READY_SECONDS = 120.0  # torch alone takes ten seconds to import on a slow disk
 STOP_SECONDS = 10.0
 MAX_RESTARTS = 3
+MAX_PATH = 400  # SQLite opens files whose path has at most 512 bytes, and it adds names of its own
 STEADY_SECONDS = 60.0  # a process that ran this long starts with a clean record
 
 
@@ -127,10 +127,9 @@ class Stack:
 
     def _start(self) -> None:
         config = self.config
-        config.home.mkdir(parents=True, exist_ok=True)
         self._closing.enter_context(_lock(config.home))
         wanted = {"orchestrator": config.port, "teacher": config.teacher_port, "student": config.student_port}
-        self._ports = {name: _free_port(config.host, port, name) for name, port in wanted.items()}
+        self._ports = free_ports(config.host, wanted)
         self._log = self._closing.enter_context(self.log_path.open("a", buffering=1))
         self._closing.callback(self._stop)
         environment = self._environment(self._broker())
@@ -176,7 +175,7 @@ class Stack:
         settings = {
             "UNDERSTUDY_HOME": str(home),
             "UNDERSTUDY_ARTIFACTS": str(home / "artifacts"),
-            "UNDERSTUDY_DATABASE_URL": f"sqlite:///{home / 'understudy.db'}",
+            "UNDERSTUDY_DATABASE_URL": "",  # the file in its home, whatever the caller's environment says
             "UNDERSTUDY_BROKER_URL": broker,
             "UNDERSTUDY_HOST": config.host,
             "UNDERSTUDY_PORT": str(self._ports["orchestrator"]),
@@ -236,37 +235,22 @@ class Stack:
 
 @contextmanager
 def _lock(home: Path) -> Iterator[None]:
-    """One stack a folder: a second one would share the database but not the broker."""
-    with (home / "stack.lock").open("w") as file:
+    """Make the folder and keep it for one stack: a second one would share the database but not the broker."""
+    if len(os.fsencode(home.absolute())) > MAX_PATH:
+        raise InvalidRequest(f"the path of the folder is longer than {MAX_PATH} bytes: choose a shorter --home")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        opened = (home / "stack.lock").open("w")
+    except OSError as error:
+        raise InvalidRequest(
+            f"'{home}' cannot hold the stack's files ({error.strerror}): choose a folder to write to with --home"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Conflict(f"a stack runs in {home} already: end it, or choose another folder with --home") from error
         yield
-
-
-def _free_port(host: str, port: int, name: str) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            flag = "--port" if name == "orchestrator" else f"--{name}-port"
-            holder = _holder(port)
-            raise Conflict(
-                f"port {port} for the {name} cannot be had on {host} ({error.strerror}{holder}): "
-                f"choose another with {flag}, or 0 for any free one"
-            ) from error
-        return int(probe.getsockname()[1])
-
-
-def _holder(port: int) -> str:
-    """The program that listens on a port, where the system lets us know."""
-    with suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return f", by {psutil.Process(connection.pid).name()} with process id {connection.pid}"
-    return ""
 
 
 def _listens(path: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from services.orchestrator.database import Database
 from services.orchestrator.settings import Settings
 
 
@@ -38,3 +39,13 @@ def test_what_is_not_named_lies_in_the_home_folder(tmp_path: Path) -> None:
 def test_a_lease_that_one_late_beat_would_lose_is_refused() -> None:
     with pytest.raises(ValidationError, match="at least twice heartbeat_seconds"):
         Settings(lease_seconds=1, heartbeat_seconds=1)
+
+
+@pytest.mark.parametrize("name", ["with spaces", "50%41", "what?", "a#b", "a@b:c"])
+def test_the_database_is_a_file_in_its_home_whatever_the_homes_name(name: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / name)
+    database = Database(settings.database)
+    database.create()
+    database.close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "understudy.db").is_file()
