@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import structlog
 import torch
@@ -39,8 +40,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Loaded:
+    """`written` says what the folder looked like from which the model came; artifacts and hub names have none."""
+
     adapter: Adapter
     info: ModelInfo
+    written: frozenset[tuple[str, int, int]]
 
 
 class Engine:
@@ -154,16 +158,22 @@ class Engine:
         return ref or str(self.settings.model)
 
     def _model(self, ref: str) -> _Loaded:
-        """The model behind a reference, from memory where it is there; an alias that has moved is loaded anew."""
+        """The model behind a reference, from memory where it is there.
+
+        An alias that has moved and a folder that was written to are loaded anew.
+        """
         self._permit(ref)
         try:
             key = self.store.resolve(ref)
         except ArtifactNotFound:
             key = ref
+        written = _written(ref) if key == ref else frozenset()
+        if key in self._models and self._models[key].written != written:
+            del self._models[key]
         if key not in self._models:
             self._make_room()
             adapter = load_adapter(ref, store=self.store, device=self.settings.device, dtype=self.settings.precision)
-            self._models[key] = _Loaded(adapter, _info(key, adapter))
+            self._models[key] = _Loaded(adapter, _info(key, adapter), written)
             log.info("model_loaded", model=key, fingerprint=self._models[key].info.fingerprint)
         self._models.move_to_end(key)
         return self._models[key]
@@ -190,6 +200,12 @@ class Engine:
         tokens, most = sum(adapter.lengths(texts)), self.settings.max_request_tokens
         if tokens > most:
             raise PayloadTooLarge(f"{field} take {tokens} tokens together: at most {most} in one request", param=field)
+
+
+def _written(ref: str) -> frozenset[tuple[str, int, int]]:
+    """The files of a model's folder with their times and sizes; nothing for a name that is no folder."""
+    files = [path for path in Path(ref).expanduser().glob("*") if path.is_file()]
+    return frozenset((path.name, stat.st_mtime_ns, stat.st_size) for path in files for stat in [path.stat()])
 
 
 def _info(ref: str, adapter: Adapter) -> ModelInfo:

@@ -56,6 +56,17 @@ def test_an_alias_that_moved_is_loaded_anew(tmp_path: Path, settings: MakeSettin
     assert prints[0] != prints[1]
 
 
+def test_a_folder_that_was_trained_again_is_loaded_anew(tmp_path: Path, settings: MakeSettings) -> None:
+    engine = Engine(settings())
+    folder = tmp_path / "mine"
+    prints = [engine.info(str(tiny_classifier(folder, seed=seed))).fingerprint for seed in (0, 1)]
+    assert prints[0] != prints[1]
+    assert len(engine.loaded()) == 1
+    kept = engine._models[str(folder)]
+    engine.info(str(folder))
+    assert engine._models[str(folder)] is kept
+
+
 @pytest.mark.parametrize("ref", ["writer", "/etc", "models/../../etc", "org/models/../x", "allowed/../writer", ""])
 def test_only_references_that_are_allowed_are_loaded(settings: MakeSettings, ref: str) -> None:
     engine = Engine(settings(allowed_models=("classifier", "allowed/*")))
