@@ -134,7 +134,8 @@ def _verdict(comparison: Comparison) -> RenderableType:
 def _notes(report: Report) -> list[str]:
     """What the table leaves out."""
     rejected = report.rows.rejected
-    listed = [f"{rejected:,} rows were rejected; the job lists each with its line and reason."] if rejected else []
+    were = "1 row was" if rejected == 1 else f"{rejected:,} rows were"
+    listed = [f"{were} rejected; the job lists each with its line and reason."] if rejected else []
     return [*listed, "ms is the median of single answers, the teacher's over HTTP.", _hits(report)]
 
 

@@ -81,7 +81,7 @@ def test_asking_twice_or_for_a_control_adds_no_arm() -> None:
         ("rationale_gate", "seq2seq", LABELS, "rationale_gate trains classifier students"),
         ("finetune", "classifier", OPEN, "fixed label set"),
         ("auto", "classifier", CHOICE, "fixed label set"),
-        ("auto", "causal", LABELS, "all that a causal model can do is finetune"),
+        ("auto", "causal", LABELS, "all that a causal model can do is finetune. A seq2seq student fits"),
         ([], "classifier", LABELS, "empty"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_recipe_that_does_not_fit_says_why_and_what_would(
 ) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
         plan_arms(recipe, architecture, task)
-    assert caught.value.param == "recipe"
+    assert caught.value.param == ("student" if recipe == "auto" else "recipe")
 
 
 def test_planning_a_job_imports_no_torch() -> None:

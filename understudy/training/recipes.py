@@ -158,7 +158,8 @@ def fits(recipe: Recipe, architecture: Architecture, task: TaskSpec) -> str | No
 def plan_arms(recipe: str | Sequence[str], architecture: Architecture, task: TaskSpec) -> list[Arm]:
     """The arms of a job: what was asked for, `finetune`, and the random-words control of each recipe that reads words.
 
-    `auto` is every recipe that fits. Raises UnknownName or InvalidRequest (param `recipe`), which say what fits.
+    `auto` is every recipe that fits. Raises UnknownName or InvalidRequest (param `recipe` or `student`), which say what
+    fits.
     """
     asked = [recipe] if isinstance(recipe, str) else list(recipe)
     if not asked:
@@ -180,7 +181,9 @@ def _fitting(architecture: Architecture, task: TaskSpec) -> list[Recipe]:
     found = [recipe for recipe in candidates if fits(recipe, architecture, task) is None]
     if not any(recipe.components for recipe in found):
         problem = fits(Recipe(), architecture, task) or f"all that a {architecture} model can do is {_PLAIN}"
-        raise InvalidRequest(f"no recipe learns from the teacher here: {problem}", param="recipe")
+        raise InvalidRequest(
+            f"no recipe learns from the teacher here: {problem}. A seq2seq student fits every task", param="student"
+        )
     return found
 
 

@@ -101,12 +101,15 @@ def _read(context: Context, job: Job, grip: Grip) -> tuple[Splits, list[Rejected
         if file_id is not None:
             found[split], refused = _load(context, split, file_id)
             rejected += refused
-    train, validation, test = split_examples(
-        found["train"],
-        validation=0.0 if "validation" in found else VALIDATION_SHARE,
-        test=0.0 if "test" in found else TEST_SHARE,
-        seed=SPLIT_SEED,
-    )
+    try:
+        train, validation, test = split_examples(
+            found["train"],
+            validation=0.0 if "validation" in found else VALIDATION_SHARE,
+            test=0.0 if "test" in found else TEST_SHARE,
+            seed=SPLIT_SEED,
+        )
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error.message}{_aside(rejected)}", param=_PARAMS["train"]) from error
     test = found.get("test", test)
     train, validation, leaks = remove_leaks(train, found.get("validation", validation), test)
     # In the order of their content's hash, so that the first N rows are a fair sample of a file that was sorted.
@@ -138,8 +141,8 @@ def _check_sizes(splits: Splits, rejected: Sequence[RejectedRow]) -> None:
         count = len(splits[split])
         if count < least:
             raise InvalidRequest(
-                f"the {split} split has {count} valid rows and needs at least {least} ({len(rejected)} rows were set "
-                "aside, see the job's events): upload more rows, or a file for each split",
+                f"the {split} split has {count} valid rows and needs at least {least}: upload more rows, or a file for "
+                f"each split{_aside(rejected)}",
                 param=_PARAMS[split],
             )
 
@@ -155,7 +158,7 @@ def _architecture(context: Context, job: Job, item: Item, grip: Grip) -> str:
 
 
 def _arms(job: Job, architecture: str, task: TaskSpec) -> tuple[Arm, ...]:
-    with told_as({"recipe": "method.distillation.recipe"}):
+    with told_as({"recipe": "method.distillation.recipe", "student": "model"}):
         planned = plan_arms(job.spec.recipe, architecture, task)
     return tuple(Arm(name=arm.name, candidate=arm.candidate, control_of=arm.control_of) for arm in planned)
 
@@ -171,10 +174,15 @@ def _publish(context: Context, splits: Splits, task: TaskSpec, rejected: Sequenc
         return context.artifacts.publish("dataset", folder).id
 
 
+def _aside(rejected: Sequence[RejectedRow]) -> str:
+    return f". {_rejections(rejected).message}" if rejected else ""
+
+
 def _rejections(rejected: Sequence[RejectedRow]) -> Event:
-    first = rejected[0]
+    first, count = rejected[0], len(rejected)
+    were = "1 row was" if count == 1 else f"{count} rows were"
     return Event(
         level="warn",
-        message=f"{len(rejected)} rows were set aside; the first is line {first.line} of {first.split}: {first.reason}",
+        message=f"{were} set aside; the first is line {first.line} of {first.split}: {first.reason}",
         data={"rejected_rows": len(rejected), "first": [row.model_dump() for row in rejected[:FIRST]]},
     )

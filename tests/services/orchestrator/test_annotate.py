@@ -113,10 +113,13 @@ def test_an_unknown_teacher_fails_the_job_by_its_field_and_says_what_there_is(be
     assert "there is teacher" in job.error.message
 
 
-def test_what_the_teacher_refuses_is_told_in_the_jobs_own_fields(bench: Any, teacher: FakeTeacher) -> None:
-    teacher.fail_next(InvalidRequest("the target needs an output", param="target"))
+@pytest.mark.parametrize(("param", "told"), [("target", "attribution.target"), ("examples[0].output", "teacher.model")])
+def test_what_the_teacher_refuses_is_told_in_the_jobs_own_fields(
+    bench: Any, teacher: FakeTeacher, param: str, told: str
+) -> None:
+    teacher.fail_next(InvalidRequest("that is nothing that I know", param=param))
     job = bench.work(bench.submit())
-    assert (job.status, job.error.param) == ("failed", "method.distillation.attribution.target")
+    assert (job.status, job.error.param) == ("failed", f"method.distillation.{told}")
 
 
 def test_a_teacher_that_says_one_thing_to_everything_is_refused_before_any_cost(

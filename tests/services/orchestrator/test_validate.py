@@ -94,6 +94,12 @@ def test_too_few_rows_say_how_many_there_are_and_are_needed(bench: Any, rows: An
     assert "needs at least 10" in job.error.message
 
 
+def test_a_file_of_one_row_many_times_says_that_the_others_were_set_aside(bench: Any) -> None:
+    job = validated(bench, training_file=bench.upload(lines(*[("a text", "good")] * 30)))
+    assert (job.status, job.error.param) == ("failed", "training_file")
+    assert "29 rows were set aside; the first is line 2 of train: the same input as line 1" in job.error.message
+
+
 def test_a_test_file_with_labels_that_nobody_learns_fails_by_its_own_name(bench: Any, rows: Any) -> None:
     unknown = bench.upload(lines(("a text", "wonderful"), ("another text", "wonderful")))
     job = validated(bench, training_file=bench.upload(rows(60)), spec={"test_file": unknown})
@@ -105,6 +111,7 @@ def test_a_test_file_with_labels_that_nobody_learns_fails_by_its_own_name(bench:
     [
         ({"spec": {"recipe": "saliency"}}, "method.distillation.recipe", "rationale_gate"),
         ({"model": "scratch:gpt2-1x16", "spec": {"recipe": ["logit_kd"]}}, "method.distillation.recipe", "causal"),
+        ({"model": "scratch:gpt2-1x16", "spec": {"recipe": "auto"}}, "model", "seq2seq student"),
     ],
 )
 def test_a_recipe_that_does_not_fit_the_student_says_which_do(bench: Any, changes: Any, param: str, words: str) -> None:
