@@ -12,7 +12,7 @@ import pytest
 from understudy import jobs
 from understudy.client import OrchestratorClient
 from understudy.errors import StageFailed, Unavailable
-from understudy.jobs import model_reference, watch
+from understudy.jobs import cancelled_by_interrupt, model_reference, watch
 from understudy.testing import tiny_classifier
 
 
@@ -47,6 +47,20 @@ def test_one_that_stays_away_is_not_waited_for_for_ever(monkeypatch: pytest.Monk
     monkeypatch.setattr(jobs, "PATIENCE", 0.05)
     with pytest.raises(Unavailable, match="does not answer"):
         watch(_orchestrator(*[None] * 1000), "ftjob-1", lambda _: None, seconds=0.01)
+
+
+@pytest.mark.parametrize("status", [200, 409, 503])
+def test_ctrl_c_cancels_the_job_and_is_still_ctrl_c(status: int) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(f"{request.method} {request.url.path}")
+        return httpx.Response(status, json={"id": "ftjob-1"})
+
+    client = OrchestratorClient("http://orchestrator", transport=httpx.MockTransport(answer))
+    with pytest.raises(KeyboardInterrupt), cancelled_by_interrupt(client, "ftjob-1"):
+        raise KeyboardInterrupt
+    assert asked == ["POST /v1/fine_tuning/jobs/ftjob-1/cancel"]
 
 
 def test_a_models_folder_is_named_by_its_whole_path_and_other_names_stay(

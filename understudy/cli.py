@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from understudy import quickstart as loop
 from understudy.client import OrchestratorClient
 from understudy.display import PhaseBars, report_view
 from understudy.errors import UnderstudyError
-from understudy.jobs import distillation_job, local_file, model_reference, submit, watch
+from understudy.jobs import cancelled_by_interrupt, distillation_job, local_file, model_reference, submit, watch
 from understudy.stack import Stack, StackConfig
 
 __all__ = ["app", "main"]
@@ -122,7 +122,8 @@ def _distill(address: str, stack: Stack | None, files: dict[str, Path], job: dic
     with OrchestratorClient(address) as client:
         job_id = submit(client, files, job)
         console.print(f"[bold]Job[/] {job_id}, submitted to {address}", highlight=False)
-        with PhaseBars(console) as bars:
+        # A job on somebody else's stack goes on without us.
+        with PhaseBars(console) as bars, cancelled_by_interrupt(client, job_id) if stack else nullcontext():
             report = watch(client, job_id, bars.update, stack.check if stack else lambda: None)
         page = home / f"{job_id}.html"
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from understudy.client import OrchestratorClient
 from understudy.data.read import read_rows
-from understudy.errors import InvalidRequest, NotFound, StageFailed, Unavailable
+from understudy.errors import InvalidRequest, NotFound, StageFailed, Unavailable, UnderstudyError
 from understudy.evaluation.report import Report
 
-__all__ = ["ENDED", "distillation_job", "local_file", "model_reference", "submit", "watch"]
+__all__ = [
+    "ENDED",
+    "cancelled_by_interrupt",
+    "distillation_job",
+    "local_file",
+    "model_reference",
+    "submit",
+    "watch",
+]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 PATIENCE = 60.0
@@ -66,6 +75,21 @@ def submit(client: OrchestratorClient, files: Mapping[str, Path], job: Mapping[s
         method = dict(body["method"])
         body["method"] = method | {"distillation": method["distillation"] | {"test_file": test}}
     return str(client.create_job(body | ids)["id"])
+
+
+@contextmanager
+def cancelled_by_interrupt(client: OrchestratorClient, job_id: str) -> Iterator[None]:
+    """Ctrl-C inside the block cancels the job.
+
+    A stack goes on with its jobs when it starts again: one that was given up would train beside its successor, and in
+    the end take the alias from it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(UnderstudyError):
+            client.cancel(job_id)
+        raise
 
 
 def watch(

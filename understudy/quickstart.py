@@ -19,7 +19,7 @@ from rich.console import Console
 from understudy.client import OrchestratorClient, StudentClient
 from understudy.data.docstrings import docstring_examples
 from understudy.display import PhaseBars, prediction_view, report_view
-from understudy.jobs import submit, watch
+from understudy.jobs import cancelled_by_interrupt, submit, watch
 from understudy.schemas import PredictionInput, PredictionRequest
 from understudy.stack import Stack, StackConfig
 
@@ -78,7 +78,8 @@ def run(stack: Stack, console: Console, job_body: Mapping[str, Any] = QUICKSTART
     with OrchestratorClient(stack.orchestrator_url) as orchestrator, PhaseBars(console) as bars:
         job = submit(orchestrator, {"training_file": data}, job_body)
         console.print(f"[bold]2. Job[/]   {job}, submitted to {stack.orchestrator_url}")
-        report = watch(orchestrator, job, bars.update, stack.check)
+        with cancelled_by_interrupt(orchestrator, job):
+            report = watch(orchestrator, job, bars.update, stack.check)
         model = orchestrator.job(job)["fine_tuned_model"]  # an alias may name the model before it for another second
         page = stack.config.home / "report.html"
         page.write_text(orchestrator.report_html(job), encoding="utf-8")
