@@ -79,13 +79,15 @@ async def test_a_bad_field_is_named(body: dict, param: str, words: str) -> None:
     assert answer.status_code == 400
     assert error["param"] == param
     assert words in error["message"]
+    assert "more)" not in error["message"]  # each of these is one mistake
     assert error["type"] == "invalid_request_error"
 
 
 async def test_broken_json_is_a_clear_400() -> None:
     answer = await _call("POST", "/attributions", content=b"{", headers={"content-type": "application/json"})
     assert answer.status_code == 400
-    assert "not valid JSON" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["message"].startswith("body: the body is not valid JSON")
+    assert answer.json()["error"]["param"] == "body"
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-pickle"])

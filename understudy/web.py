@@ -116,8 +116,11 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
         return render(
             UnsupportedContent(f"content type '{content_type[:100]}' is not read here: send application/json")
         )
+    if first["type"] == "json_invalid":
+        where = []  # it is a place in the text
     param = _field_path(where) or (str(first["loc"][0]) if first["loc"] else None)
-    more = len(error.errors()) - 1
+    # A list that lost a bad item is then too short: that is the same complaint.
+    more = sum(other["type"] != "too_short" for other in error.errors()[1:])
     message = f"{param}: {_complaint(first)}" + (f" (and {more} more)" if more else "")
     return render(InvalidRequest(message, param=param))
 
