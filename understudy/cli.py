@@ -171,8 +171,8 @@ def _print_line(name: str, line: str) -> None:
     console.print(f"[dim]{name:<12}[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def _end(*_: Any) -> None:
-    sys.exit(128 + signal.SIGTERM)  # unwinds the stack, which ends what it started
+def _end(number: int, _: Any) -> None:
+    sys.exit(128 + number)  # unwinds the stack, which ends what it started
 
 
 def _where(error: UnderstudyError) -> str:
@@ -186,6 +186,8 @@ def _where(error: UnderstudyError) -> str:
 def main() -> None:
     """Exit status 0 when all went well, 1 for an error that we explain, 2 for a wrong option, 130 for Ctrl-C."""
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means that a closed terminal is no end
+        signal.signal(signal.SIGHUP, _end)
     try:
         app()
     except UnderstudyError as error:

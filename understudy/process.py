@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -17,6 +19,18 @@ __all__ = ["Echo", "Process"]
 
 Echo = Callable[[str, str], None]
 """Receives (process name, line) for each line that a process writes."""
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child must not load anything
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the stack is gone, also where it was killed and could end nothing itself.
+
+    Only Linux can do that. It counts from the thread that started the process, which therefore is the stack's own.
+    """
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Process:
@@ -45,6 +59,7 @@ class Process:
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         self._follower = threading.Thread(target=self._follow, args=(self._running,), daemon=True)
         self._follower.start()

@@ -109,7 +109,7 @@ def test_a_service_that_dies_is_started_again(stack: Stack) -> None:
     assert "teacher ended with code -9" in stack.log_path.read_text()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_up_leaves_no_process_behind(ending: signal.Signals, tmp_path: Path) -> None:
     ports = ["--port", "0", "--teacher-port", "0", "--student-port", "0"]
     command = [*UNDERSTUDY, "up", "--home", str(tmp_path / "home"), *ports, "--quiet"]
