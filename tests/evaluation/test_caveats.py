@@ -57,6 +57,15 @@ def test_a_gain_that_random_words_nearly_reach(make_spec: Callable[..., Evaluate
     assert "random words" not in said(Difference(0.03, 0.01, 0.05, 3))
 
 
+def test_a_training_of_few_passes(cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]) -> None:
+    def said(steps: int) -> str:
+        update = {"steps": steps, "batch_size": 16}
+        return cautions(arms=tuple(one.model_copy(update=update) for one in make_spec().arms))
+
+    assert "seen about 1.2 times" in said(75)
+    assert said(200) == ""
+
+
 def test_one_seed_and_two(cautions: Callable[..., str]) -> None:
     assert "One seed" in cautions(seeds=1)
     assert "2 seeds" in cautions(seeds=2)

@@ -15,6 +15,9 @@ SMALL_TEST = 500
 """Below this many test examples an interval of paired arms is wider than about three points."""
 
 SMALL_VALIDATION = 100
+ENOUGH = 3.0
+"""Passes over the training rows: on the docstring data a gain of five points at 1.7 passes was gone at six."""
+
 MANY_REJECTED = 0.05
 
 
@@ -42,11 +45,11 @@ def caveats(
         *_about_baseline(student, teacher, baseline),
         *_about_length(spec.rows, cut),
         *_about_words(comparisons),
+        *_about_training(spec),
         *_about_seeds(arms),
         *_about_rows(spec.rows, comparisons),
         *_about_teacher(spec, arms, teacher),
         *_about_comparisons(comparisons),
-        *_about_training(spec),
     )
 
 
@@ -153,6 +156,12 @@ def _about_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _about_training(spec: EvaluateSpec) -> list[str]:
     found = []
+    passes = min((one.steps * one.batch_size / spec.rows.train for one in spec.arms if one.batch_size), default=ENOUGH)
+    if passes < ENOUGH:
+        found.append(
+            f"Each training row was seen about {passes:.1f} times: a recipe that only learns faster looks better here "
+            "than after longer training. Raise max_steps to see whether a difference lasts."
+        )
     lacking = max(one.without_words for one in spec.arms)
     if lacking:
         found.append(f"{lacking:,} training rows had no words from the teacher and trained the label alone.")

@@ -18,8 +18,8 @@ class _Frozen(BaseModel):
 class ArmResult(_Frozen):
     """One trained student: a recipe with a seed. `artifact` is the id under which its model was stored.
 
-    `without_words` counts training rows that lacked the teacher's words, `truncated` those that were too long for the
-    student's window, as the training's own result says.
+    `batch_size` examples went into each step. `without_words` counts training rows that lacked the teacher's words,
+    `truncated` those that were too long for the student's window, as the training's own result says.
     """
 
     recipe: str
@@ -31,6 +31,7 @@ class ArmResult(_Frozen):
     seconds: float
     candidate: bool
     control_of: str | None = None
+    batch_size: int | None = None
     without_words: int = 0
     truncated: int = 0
 

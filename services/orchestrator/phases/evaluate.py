@@ -83,6 +83,7 @@ def _arm(context: Context, trained: Trained) -> ArmResult:
         seconds=trained.result.seconds,
         candidate=trained.arm.candidate,
         control_of=trained.arm.control_of,
+        batch_size=trained.result.batch_size,
         without_words=trained.result.without_words,
         truncated=trained.result.truncated,
     )
