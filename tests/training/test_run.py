@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,10 +126,26 @@ def test_what_another_spec_left_is_neither_read_nor_continued(make_spec: MakeSpe
     assert weights(tmp_path / "shared") == weights(tmp_path / "alone")
 
 
+def test_two_processes_do_not_train_into_one_folder_at_once(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec, out = make_spec(steps=6), tmp_path / "out"
+    out.mkdir()
+    events: list[TrainEvent] = []
+    with open(out / "lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as another process would hold it
+        second = threading.Thread(target=train, args=(spec, out, events.append))
+        second.start()
+        second.join(timeout=1.0)
+        assert second.is_alive()
+        assert events == []
+    second.join(timeout=60)
+    assert (out / "result.json").is_file()
+
+
 def test_what_is_left_is_a_model_folder_and_the_result(make_spec: MakeSpec, tmp_path: Path) -> None:
     result = train(make_spec("rationale_gate"), tmp_path / "out", quiet)
     names = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert names == {
+        "lock",
         "result.json",
         "spec.json",
         "model/card.json",
@@ -256,7 +274,7 @@ def test_a_spec_that_cannot_be_trained_says_why(
     with pytest.raises(InvalidRequest, match=says) as caught:
         train(make_spec(**changes), tmp_path / "out", quiet)
     assert caught.value.param == "recipe"
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "spec.json").exists()
 
 
 def test_an_unknown_model_is_named(make_spec: MakeSpec, tmp_path: Path) -> None:

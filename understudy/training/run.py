@@ -1,15 +1,17 @@
 """The training stage: rows in, one trained model out, the same for every recipe, for students and for teachers.
 
 `train` can be ended at any time and called again: it goes on from its last checkpoint, and where `result.json` is there
-it only reads that. What another spec left in the same folder is removed first. Equal specs on equal rows give bit-equal
-models on one kind of CPU with one number of threads.
+it only reads that. What another spec left in the same folder is removed first, and a second process that trains into it
+waits for the first. Equal specs on equal rows give bit-equal models on one kind of CPU with one number of threads.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,20 @@ def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tra
 
     Raises InvalidRequest or ModelError for a spec that cannot be trained, ModelNotFound for an unknown model.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _train(spec, out, emit)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system takes back from a process that dies."""
+    with open(out / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> TrainResult:
     finished = out / "result.json"
     if _is_of(spec, out) and finished.is_file():
         return TrainResult.model_validate_json(finished.read_bytes())
@@ -174,7 +190,6 @@ def _is_of(spec: TrainSpec, out: Path) -> bool:
 
 def _claim(spec: TrainSpec, out: Path) -> None:
     """Make the folder this spec's: a checkpoint or a model of another one must never pass for its own."""
-    out.mkdir(parents=True, exist_ok=True)
     if _is_of(spec, out):
         return
     (out / "result.json").unlink(missing_ok=True)
