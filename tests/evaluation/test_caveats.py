@@ -53,7 +53,9 @@ def test_a_gain_that_random_words_nearly_reach(make_spec: Callable[..., Evaluate
             caveats(make_spec(), report.arms, report.teacher, found, student=report.student, baseline=report.baseline)
         )
 
-    assert "not shown to beat the same recipe on random words" in said(Difference(0.01, -0.02, 0.04, 3))
+    assert "Not shown to beat the same recipe on random words: rationale_gate." in said(
+        Difference(0.01, -0.02, 0.04, 3)
+    )
     assert "random words" not in said(Difference(0.03, 0.01, 0.05, 3))
 
 

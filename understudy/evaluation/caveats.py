@@ -89,10 +89,11 @@ def _about_words(comparisons: Sequence[Comparison]) -> list[str]:
         and one.verdict != "BEATS"
         and verdicts.get((one.arm, "finetune")) == "BEATS"
     ]
+    if not unproven:
+        return []
     return [
-        f"{arm} beats finetune, but is not shown to beat the same recipe on random words: how much of the gain is due "
-        "to the teacher's choice of words, and how much to the recipe alone, stays open."
-        for arm in unproven
+        f"Not shown to beat the same recipe on random words: {', '.join(unproven)}. How much of the gain over finetune "
+        "is due to the teacher's choice of words, and how much to the recipe alone, stays open."
     ]
 
 
