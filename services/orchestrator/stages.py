@@ -26,7 +26,6 @@ def train(spec: Mapping[str, Any], out: Path, emit: Emit) -> Mapping[str, Any]:
 
 def evaluate(spec: Mapping[str, Any], out: Path, emit: Emit) -> Mapping[str, Any]:
     from understudy.evaluation.run import evaluate as run
-
     from understudy.evaluation.spec import EvaluateSpec
 
     report = run(EvaluateSpec.model_validate(spec), out, lambda done, total: emit({"completed": done, "total": total}))
