@@ -34,8 +34,11 @@ def create_celery(settings: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         task_default_queue="control",
         task_create_missing_queues=True,
-        # Take a message only when a thread is free: one that is hoarded waits behind a training for an hour.
-        worker_prefetch_multiplier=1,
+        # Take a message only when a thread is free: one that is hoarded waits behind a training for an hour. Celery
+        # counts the requests at work for that. Kombu's own count (multiplier 0: none) must not limit as well: it never
+        # gets a slot back whose message could not be acknowledged while the broker was away, and with none left the
+        # worker asks for nothing, so that it does not even notice the broken connection.
+        worker_prefetch_multiplier=0,
         worker_disable_prefetch=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=False,

@@ -243,6 +243,30 @@ def test_a_job_that_is_submitted_while_the_broker_is_away_runs_once_it_is_back(
     wait(lambda: stand.get(first).phase == "train")
 
 
+def test_items_that_end_while_the_broker_is_away_leave_their_slots_to_others(
+    stand: Stand, bench: Any, rows: Any
+) -> None:
+    stand.teacher.hold(after=4)  # preflight's 16 examples
+    job = stand.submit(bench, rows(60))
+    wait(lambda: stand.teacher.waiting == 2)  # both threads of the worker are taken
+    stand.broker.stop()
+    stand.teacher.release()
+    wait(lambda: [item.state for item in stand.context.flow.items(job.id, "annotate")].count("done") == 2)
+    time.sleep(0.5)  # neither message can be acknowledged
+    stand.broker.start()
+    wait(lambda: stand.get(job).phase == "train")
+
+
+def test_a_worker_takes_no_message_that_it_has_no_thread_for(stand: Stand, bench: Any, rows: Any) -> None:
+    stand.teacher.hold(after=4)  # preflight's 16 examples
+    job = stand.submit(bench, rows(60))
+    wait(lambda: stand.teacher.waiting == 2)
+    time.sleep(0.3)
+    queue = redis.Redis(unix_socket_path=str(stand.broker.socket))
+    assert queue.llen("annotate") == len(stand.context.flow.items(job.id, "annotate")) - 2
+    queue.close()
+
+
 def test_a_pickled_message_is_refused_and_the_worker_lives(stand: Stand, bench: Any, rows: Any) -> None:
     opened = stand.settings.home / "opened"
     message = {
