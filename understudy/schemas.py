@@ -6,7 +6,7 @@ Answers ignore unknown fields, so that an older client can read a newer service.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -40,7 +40,7 @@ class TaskSpec(Request):
     template: str = "{input}"
 
     @model_validator(mode="after")
-    def _consistent(self) -> TaskSpec:
+    def _consistent(self) -> Self:
         if self.template.count("{input}") != 1:
             raise ValueError("template must contain {input} exactly once")
         if self.kind == "classification" and len(self.labels) < 2:
@@ -83,55 +83,129 @@ class Word(Answer):
 
 
 class AttributionExample(Request):
-    """`output` is the text that is explained when the target is `gold`."""
+    """`output` is the text that is explained when the target is `gold`; `against` the answer to compare it with."""
 
     id: str | None = Field(default=None, max_length=200)
     input: Text
     output: Text | None = None
     choices: tuple[Text, ...] | None = Field(default=None, min_length=2)
+    against: Text | None = None
 
 
-class AttributionRequest(Request):
-    """`model` is a name that the service knows, an artifact id, a local path or a hub name; None is its default.
+class Selection(Request):
+    """Which words of a map are its rationale.
 
-    `labels` is the closed label set: with it the prediction is the likeliest label and `probabilities` are returned.
+    `top_k`: the `top_k` best words. `top_share`: the best words, as many as that share of all words. `threshold`: words
+    that score at least this share of the best one. `span`: the `top_k` words in a row with the highest sum.
+    `ignore` leaves words out before that; punctuation is no word at all unless it is taken off this list.
     """
 
-    model: str | None = None
-    examples: tuple[AttributionExample, ...] = Field(min_length=1)
+    select: Literal["top_k", "top_share", "threshold", "span"] = "top_k"
+    top_k: int = Field(default=5, ge=1, le=100)
+    top_share: float = Field(default=0.2, gt=0, le=1)
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    ignore: tuple[Literal["stop_words", "punctuation"], ...] = ("punctuation",)
+
+
+class AttributionOptions(Selection):
+    """How examples are explained: all that changes an answer, besides the model and the example.
+
+    `labels` is the closed label set: with it the prediction is the likeliest label and `probabilities` are returned.
+    `settings` are the method's own (`{"n_steps": 50}`). `target` is what is explained: `gold` each example's output,
+    `predicted` the model's answer, `label` the answer named in `label`. `against` asks why not that answer instead: the
+    difference of the two scores is explained. `rows` adds one row of scores for each token of the explained answer.
+    `aggregation` makes one score of a word from its tokens'. `predict: false` leaves the model's own answer out, which
+    saves time where only the map is wanted. `faithfulness` asks the model again without the words, and with them alone.
+    """
+
     labels: tuple[Text, ...] | None = Field(default=None, min_length=2)
     template: str | None = None
     method: str = "saliency"
-    target: Literal["gold", "predicted"] = "predicted"
-    top_k: int = Field(default=5, ge=1, le=100)
+    settings: dict[str, float | int | str] = {}
+    target: Literal["gold", "predicted", "label"] = "predicted"
+    label: Text | None = None
+    against: Text | None = None
+    rows: bool = False
+    aggregation: Literal["sum", "mean", "max", "l1", "l2"] = "sum"
+    predict: bool = True
+    faithfulness: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.target == "label") != (self.label is not None):
+            raise ValueError("label names the answer to explain when target is 'label', and only then")
+        if not self.predict and self.target == "predicted":
+            raise ValueError("predict must be true when target is 'predicted': it is the answer that is explained")
+        return self
+
+
+class AttributionRequest(AttributionOptions):
+    """`model` is a name that the service knows, an artifact id, a local path or a hub name; None is its default."""
+
+    model: str | None = None
+    examples: tuple[AttributionExample, ...] = Field(min_length=1)
+
+
+class Faithfulness(Answer):
+    """Does the model need the words that the map names? After ERASER (DeYoung et al. 2020), p of the explained answer.
+
+    `comprehensiveness` is p with all words minus p without the rationale: high is good. `sufficiency` is p with all
+    words minus p with the rationale alone: low is good. The `aopc_` figures are means of the same over the best 1, 5,
+    10, 20 and 50 % of the words. `log_odds` is the mean over those shares of log p without the words minus log p with
+    all (low is good). `completeness_error` is the gap between the sum of the scores and the change of the explained
+    score from the baseline, as a share of that change; None for methods that promise no such sum.
+    """
+
+    comprehensiveness: float
+    sufficiency: float
+    aopc_comprehensiveness: float
+    aopc_sufficiency: float
+    log_odds: float
+    completeness_error: float | None = None
+
+
+class TokenRow(Answer):
+    """What decided one token of the explained answer: one score for each of the attribution's `words`."""
+
+    token: str
+    scores: tuple[float, ...]
 
 
 class Attribution(Answer):
-    """`words` cover the input in reading order. `rationale` are the top-k of them, in reading order too.
+    """`words` cover the input in reading order. `rationale` are the selected ones, in reading order too.
 
-    `explained` is the text whose logit was differentiated. `truncated` counts the tokens of the input that did not fit
-    the model's window: words past the cut are absent from `words`.
+    `explained` is the text whose logit was differentiated, `against` the one whose logit was taken off. `truncated`
+    counts the tokens of the input that did not fit the model's window: words past the cut are absent from `words`.
+    `prediction` is None where it was not asked for.
     """
 
     id: str | None
-    prediction: str
-    probability: float
+    prediction: str | None
+    probability: float | None
     probabilities: dict[str, float] | None = None
     explained: str
+    against: str | None = None
     words: tuple[Word, ...]
     rationale: tuple[Word, ...]
+    rows: tuple[TokenRow, ...] | None = None
+    faithfulness: Faithfulness | None = None
     tokens: int
     truncated: int = 0
 
 
 class AttributionResponse(Answer):
-    """`fingerprint` identifies weights, tokenizer and configuration: equal fingerprints give equal answers."""
+    """`fingerprint` identifies weights, tokenizer and configuration: equal fingerprints give equal answers.
+
+    `settings` are all settings of the method, defaults included. `cached` counts the results that were known already.
+    """
 
     model: str
     fingerprint: str
     method: str
+    settings: dict[str, float | int | str] = {}
     target: str
     precision: str
+    cached: int = 0
     results: tuple[Attribution, ...]
 
 
@@ -219,7 +293,7 @@ class Hyperparameters(Request):
     max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
 
     @model_validator(mode="after")
-    def _positive(self) -> Hyperparameters:
+    def _positive(self) -> Self:
         for name in ("n_epochs", "batch_size", "learning_rate_multiplier"):
             value = getattr(self, name)
             if value != "auto" and not value > 0:
@@ -235,10 +309,13 @@ class TeacherSpec(Request):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
-class AttributionSpec(Request):
+class AttributionSpec(Selection):
+    """How the teacher's map of each training row is made, and which words of it are the rationale."""
+
     method: str = "saliency"
+    settings: dict[str, float | int | str] = {}
     target: Literal["gold", "predicted"] = "gold"
-    top_k: int = Field(default=5, ge=1, le=100)
+    aggregation: Literal["sum", "mean", "max", "l1", "l2"] = "sum"
 
 
 class DistillationSpec(Request):
