@@ -11,7 +11,8 @@ from fastapi import FastAPI, Request
 
 from services.teacher.engine import Engine
 from services.teacher.readiness import Readiness
-from services.teacher.routes import State, router
+from services.teacher.routes.native import router
+from services.teacher.routes.state import State
 from services.teacher.settings import Settings
 from understudy.batching import ModelThread
 from understudy.web import make_app

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 
-from services.teacher.engine import Engine
-from services.teacher.readiness import Readiness
-from understudy.batching import ModelThread
+from services.teacher.routes.state import TheEngine, TheThread
 from understudy.schemas import (
     AttributionRequest,
     AttributionResponse,
@@ -17,29 +15,9 @@ from understudy.schemas import (
     PredictionResponse,
 )
 
-__all__ = ["State", "router"]
+__all__ = ["router"]
 
 router = APIRouter(prefix="/v1")
-
-
-class State(TypedDict):
-    """What lives as long as the application."""
-
-    engine: Engine
-    thread: ModelThread
-    readiness: Readiness
-
-
-def _engine(request: Request) -> Engine:
-    return request.state.engine  # type: ignore[no-any-return]
-
-
-def _thread(request: Request) -> ModelThread:
-    return request.state.thread  # type: ignore[no-any-return]
-
-
-TheEngine = Annotated[Engine, Depends(_engine)]
-TheThread = Annotated[ModelThread, Depends(_thread)]
 
 
 @router.post("/attributions", tags=["attribution"], summary="Which words of each text decided the answer")

@@ -1,0 +1,1 @@
+"""The teacher's addresses, one file a protocol."""
