@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
+from services.teacher.desk import Desk
 from services.teacher.engine import Engine
 from services.teacher.readiness import Readiness
 from services.teacher.routes.native import router
@@ -34,7 +35,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         thread = ModelThread(chosen.max_queue)
         readiness = Readiness(models, thread)
         try:
-            yield {"engine": models, "thread": thread, "readiness": readiness}
+            yield {"desk": Desk(models, thread), "readiness": readiness}
         finally:
             await readiness.stop()
             await asyncio.to_thread(thread.close)

@@ -67,6 +67,18 @@ class Engine:
         answer = next(iter(adapter.task.labels), "yes")
         Saliency()(adapter, adapter.encode(["Is the model ready?"], [answer]))
 
+    def is_loaded(self, ref: str) -> bool:
+        """True when a reference's model is in memory. Raises ModelNotFound for one that is not offered here."""
+        self._permit(ref)
+        return self._key(ref) in self._models
+
+    def unload(self, ref: str) -> None:
+        """Put a model out of memory. Raises ModelNotFound where it is not there."""
+        if not self.is_loaded(ref):
+            listed = ", ".join(self._models) or "none"
+            raise ModelNotFound(f"'{ref}' is not in memory: the models in memory are {listed}", param="model")
+        self._put_out(self._key(ref))
+
     def check(self, request: AttributionRequest | PredictionRequest) -> None:
         """Refuse what needs no model to be refused, before it waits in the queue."""
         if isinstance(request, AttributionRequest):
@@ -163,10 +175,7 @@ class Engine:
         An alias that has moved and a folder that was written to are loaded anew.
         """
         self._permit(ref)
-        try:
-            key = self.store.resolve(ref)
-        except ArtifactNotFound:
-            key = ref
+        key = self._key(ref)
         written = _written(ref) if key == ref else frozenset()
         if key in self._models and self._models[key].written != written:
             del self._models[key]
@@ -177,6 +186,13 @@ class Engine:
             log.info("model_loaded", model=key, fingerprint=self._models[key].info.fingerprint)
         self._models.move_to_end(key)
         return self._models[key]
+
+    def _key(self, ref: str) -> str:
+        """The name under which a reference's model is kept: its artifact id, where it has one."""
+        try:
+            return self.store.resolve(ref)
+        except ArtifactNotFound:
+            return ref
 
     def _permit(self, ref: str) -> None:
         patterns = self.settings.allowed_models
@@ -190,11 +206,14 @@ class Engine:
     def _make_room(self) -> None:
         """Put models out before the next one is loaded: a device rarely has room for one more than it may keep."""
         while len(self._models) >= self.settings.max_models:
-            key, _ = self._models.popitem(last=False)
-            log.info("model_put_out", model=key)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self._put_out(next(iter(self._models)))
+
+    def _put_out(self, key: str) -> None:
+        del self._models[key]
+        log.info("model_put_out", model=key)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _bound(self, adapter: Adapter, texts: Sequence[str], field: str) -> None:
         tokens, most = sum(adapter.lengths(texts)), self.settings.max_request_tokens

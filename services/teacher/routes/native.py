@@ -1,4 +1,4 @@
-"""The teacher's addresses: each route checks, waits its turn on the model thread, and answers."""
+"""The teacher's addresses: each route asks the desk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from services.teacher.routes.state import TheEngine, TheThread
+from services.teacher.routes.state import TheDesk
 from understudy.schemas import (
     AttributionRequest,
     AttributionResponse,
@@ -21,22 +21,20 @@ router = APIRouter(prefix="/v1")
 
 
 @router.post("/attributions", tags=["attribution"], summary="Which words of each text decided the answer")
-async def attributions(body: AttributionRequest, engine: TheEngine, thread: TheThread) -> AttributionResponse:
-    engine.check(body)
-    return await thread.run(engine.attribute, body)
+async def attributions(body: AttributionRequest, desk: TheDesk) -> AttributionResponse:
+    return await desk.attribute(body)
 
 
 @router.post("/predictions", tags=["prediction"], summary="The model's own answers")
-async def predictions(body: PredictionRequest, engine: TheEngine, thread: TheThread) -> PredictionResponse:
-    engine.check(body)
-    return await thread.run(engine.predict, body)
+async def predictions(body: PredictionRequest, desk: TheDesk) -> PredictionResponse:
+    return await desk.predict(body)
 
 
 @router.get("/models", tags=["models"], summary="The models in memory; others are loaded when they are named")
-async def models(engine: TheEngine) -> dict[str, Any]:
-    return {"object": "list", "data": [model.model_dump(mode="json") for model in engine.loaded()]}
+async def models(desk: TheDesk) -> dict[str, Any]:
+    return {"object": "list", "data": [model.model_dump(mode="json") for model in desk.loaded()]}
 
 
 @router.get("/models/{model:path}", tags=["models"], summary="Facts about a model, which is loaded if it has to be")
-async def model(model: str, engine: TheEngine, thread: TheThread) -> ModelInfo:
-    return await thread.run(engine.info, model)
+async def model(model: str, desk: TheDesk) -> ModelInfo:
+    return await desk.info(model)

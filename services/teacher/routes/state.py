@@ -6,28 +6,21 @@ from typing import Annotated, TypedDict
 
 from fastapi import Depends, Request
 
-from services.teacher.engine import Engine
+from services.teacher.desk import Desk
 from services.teacher.readiness import Readiness
-from understudy.batching import ModelThread
 
-__all__ = ["State", "TheEngine", "TheThread"]
+__all__ = ["State", "TheDesk"]
 
 
 class State(TypedDict):
     """What lives as long as the application."""
 
-    engine: Engine
-    thread: ModelThread
+    desk: Desk
     readiness: Readiness
 
 
-def _engine(request: Request) -> Engine:
-    return request.state.engine  # type: ignore[no-any-return]
+def _desk(request: Request) -> Desk:
+    return request.state.desk  # type: ignore[no-any-return]
 
 
-def _thread(request: Request) -> ModelThread:
-    return request.state.thread  # type: ignore[no-any-return]
-
-
-TheEngine = Annotated[Engine, Depends(_engine)]
-TheThread = Annotated[ModelThread, Depends(_thread)]
+TheDesk = Annotated[Desk, Depends(_desk)]
