@@ -106,6 +106,11 @@ class Selection(Request):
     threshold: float = Field(default=0.5, gt=0, le=1)
     ignore: tuple[Literal["stop_words", "punctuation"], ...] = ("punctuation",)
 
+    @property
+    def most_words(self) -> int:
+        """A bound on the words of one rationale."""
+        return self.top_k if self.select in ("top_k", "span") else 100
+
 
 class AttributionOptions(Selection):
     """How examples are explained: all that changes an answer, besides the model and the example.

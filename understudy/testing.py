@@ -190,7 +190,7 @@ def _fake(i: int, example: AttributionExample, request: AttributionRequest) -> A
     prediction, chances = _fake_answer(example.input, example.choices or request.labels or ())
     if request.target == "gold" and example.output is None:
         raise InvalidRequest("the target 'gold' needs an output", param=f"examples[{i}].output")
-    explained = str(example.output) if request.target == "gold" else prediction
+    explained = {"gold": str(example.output), "label": str(request.label)}.get(request.target, prediction)
     words = _fake_words(example.input, explained)
     return Attribution(
         id=example.id,

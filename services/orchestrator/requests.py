@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from services.orchestrator.jobs import Job, new_id
+from services.orchestrator.phases.fields import told_as
 from understudy.artifacts import check_alias
-from understudy.attribution.methods import METHODS
+from understudy.attribution.methods import make_method
 from understudy.errors import InvalidRequest
 from understudy.models.names import PREFIX, parse_scratch
 from understudy.schemas import DistillationSpec, Hyperparameters, Request, TaskSpec
@@ -136,7 +137,9 @@ def _check_recipes(spec: DistillationSpec) -> None:
 
 
 def _check_method(spec: DistillationSpec) -> None:
-    METHODS.get(spec.attribution.method, param=f"{_SPEC}.attribution.method")
+    attribution = f"{_SPEC}.attribution"
+    with told_as({"method": f"{attribution}.method", "settings": f"{attribution}.settings"}):
+        make_method(spec.attribution.method, spec.attribution.settings)
 
 
 def _check_template(spec: DistillationSpec) -> None:

@@ -146,7 +146,7 @@ def _believe_finite(example: str | None, numbers: Sequence[float]) -> None:
 
 
 def _numbers(result: Attribution) -> list[float]:
-    return [result.probability, *(result.probabilities or {}).values(), *(word.score for word in result.words)]
+    return [result.probability or 0.0, *(result.probabilities or {}).values(), *(word.score for word in result.words)]
 
 
 def _sleep(seconds: float, check: Check) -> None:

@@ -70,8 +70,9 @@ def test_more_padding_changes_nothing(adapter: Adapter) -> None:
     for sides in ((0, 2), (2, 0)) if either else ((0, 2),):
         ids = torch.nn.functional.pad(batch.ids, sides, value=adapter.neutral_id)
         mask = torch.nn.functional.pad(batch.mask, sides, value=0)
-        labels = torch.nn.functional.pad(batch.labels, sides, value=-100) if causal else batch.labels
-        torch.testing.assert_close(adapter.score(adapter.embed(ids), mask, labels), expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            adapter.score(adapter.embed(ids), mask, batch.labels), expected, rtol=1e-9, atol=1e-12
+        )
 
 
 def test_the_model_is_frozen_and_in_eval_mode(adapter: Adapter) -> None:

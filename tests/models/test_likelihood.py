@@ -10,9 +10,9 @@ import torch
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
-    mean_target_logit,
     path_probabilities,
     sum_log_probabilities,
+    target_logits,
 )
 
 END = 3
@@ -32,9 +32,10 @@ LOGITS = torch.stack(
 LABELS = torch.tensor([[0, 2, IGNORE], [IGNORE, 0, 3]])
 
 
-def test_the_score_is_a_mean_over_labelled_positions_only() -> None:
-    expected = [(math.log(0.5) + math.log(0.3)) / 2 + 7, (math.log(0.7) + math.log(0.97)) / 2 + 7]
-    assert mean_target_logit(LOGITS, LABELS).tolist() == pytest.approx(expected)
+def test_the_logits_of_a_target_are_those_of_its_own_tokens() -> None:
+    own = LABELS.ne(IGNORE)
+    expected = torch.tensor([[0.5, 0.3, 1.0], [1.0, 0.7, 0.97]], dtype=torch.float64).log() + 7 * own
+    torch.testing.assert_close(target_logits(LOGITS, LABELS, own), expected)
 
 
 def test_a_likelihood_is_a_product_over_labelled_positions_only() -> None:
@@ -44,7 +45,7 @@ def test_a_likelihood_is_a_product_over_labelled_positions_only() -> None:
 def test_a_poisoned_position_that_is_not_scored_does_no_harm() -> None:
     poisoned = LOGITS.clone()
     poisoned[0, 2] = float("nan")
-    assert mean_target_logit(poisoned, LABELS).isfinite().all()
+    assert target_logits(poisoned, LABELS, LABELS.ne(IGNORE)).isfinite().all()
     assert sum_log_probabilities(poisoned, LABELS).isfinite().all()
 
 
@@ -60,5 +61,5 @@ def test_what_is_written_counts_up_to_its_first_end() -> None:
 
 def test_half_precision_is_summed_in_float32() -> None:
     half = LOGITS.bfloat16()
-    for value in (mean_target_logit(half, LABELS), sum_log_probabilities(half, LABELS)):
+    for value in (target_logits(half, LABELS, LABELS.ne(IGNORE)), sum_log_probabilities(half, LABELS)):
         assert value.dtype == torch.float32

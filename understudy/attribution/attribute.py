@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 
 from understudy.attribution.aggregate import word_scores
-from understudy.attribution.methods import METHODS, Method
-from understudy.attribution.rationale import top_words
-from understudy.attribution.targets import TARGETS
+from understudy.attribution.faithfulness import faithfulness
+from understudy.attribution.methods import Method, make_method
+from understudy.attribution.rationale import select
+from understudy.attribution.targets import compared, explained
 from understudy.attribution.words import word_spans
 from understudy.batching import plan_batches
-from understudy.errors import ModelError
+from understudy.errors import InvalidRequest, ModelError
 from understudy.models.base import Adapter, Batch
-from understudy.schemas import Attribution, AttributionExample, Prediction, Word
+from understudy.models.text import Encoded
+from understudy.schemas import (
+    Attribution,
+    AttributionExample,
+    AttributionOptions,
+    Prediction,
+    TokenRow,
+    Word,
+)
 
 __all__ = ["as_prediction", "attribute"]
 
@@ -28,49 +37,65 @@ __all__ = ["as_prediction", "attribute"]
 def attribute(
     adapter: Adapter,
     examples: Sequence[AttributionExample],
+    options: AttributionOptions | None = None,
     *,
-    method: str | Method = "saliency",
-    target: Literal["gold", "predicted"] = "gold",
-    labels: Sequence[str] | None = None,
-    top_k: int = 5,
     max_padded_tokens: int = 2048,
     field: str = "examples",
 ) -> list[Attribution]:
     """Score the words of each example for its target, in the caller's order.
 
-    `labels` is the closed set of answers where an example has no choices of its own; the default is the task's. A
-    method with settings is passed as an object: `IntegratedGradients(n_steps=50)`. `field` is what errors call the
-    examples. Raises UnknownName, InvalidRequest for a target that is missing or impossible, and ModelError where the
-    model's numbers are not finite.
+    `field` is what errors call the examples. Raises UnknownName, InvalidRequest for a target that is missing or
+    impossible and for settings that the method does not have, and ModelError where the model's numbers are not finite
+    or one example alone does not fit into the device's memory.
     """
-    explain = METHODS.get(method, param="method")() if isinstance(method, str) else method
-    find_target = TARGETS.get(target, param="target")
-    closed = [list(example.choices or labels or adapter.task.labels) for example in examples]
-    if target == "gold":
-        find_target(examples, [], closed)  # refuse before the model has worked
+    asked = options or AttributionOptions()
+    method = make_method(asked.method, asked.settings)
+    if asked.rows and not hasattr(method, "rows"):
+        raise InvalidRequest(
+            f"the method '{asked.method}' leaves out whole words and has no rows for tokens: choose a gradient method",
+            param="rows",
+        )
+    adapter = adapter.with_template(asked.template)
     texts = [example.input for example in examples]
-    answers = adapter.answers(texts, closed)
-    explained = find_target(examples, [answer.text for answer in answers], closed)
-    lengths = adapter.lengths(texts)
-    found: dict[int, Attribution] = {}
-    for positions in plan_batches(lengths, max_padded_tokens):
-        for i, words, truncated in _explain(adapter, explain, texts, explained, positions, field):
-            found[i] = Attribution(
-                id=examples[i].id,
-                prediction=answers[i].text,
-                probability=_finite(answers[i].probability, f"{field}[{i}]"),
-                probabilities=answers[i].probabilities,
-                explained=explained[i],
-                words=words,
-                rationale=top_words(words, top_k),
-                tokens=lengths[i],
-                truncated=truncated,
-            )
-    return [found[i] for i in range(len(examples))]
+    closed = [list(example.choices or asked.labels or adapter.task.labels) for example in examples]
+    known = explained(examples, asked, closed, None, field)
+    compared(examples, asked, closed, known, field)  # refuse before the model has worked
+    answers = adapter.answers(texts, closed) if asked.predict else None
+    targets = known or explained(examples, asked, closed, [answer.text for answer in answers or ()], field) or []
+    others = compared(examples, asked, closed, targets, field)
+    work = _Work(adapter, method, asked, texts, adapter.tokenize(texts), targets, others, field)
+    maps: dict[int, _Map] = {}
+    for positions in plan_batches([len(row.ids) for row in work.encoded], max_padded_tokens):
+        maps.update(work.explain(positions))
+    rationales = [select(maps[i].words, asked) for i in range(len(texts))]
+    faithful = (
+        faithfulness(adapter, work.encoded, [maps[i].words for i in range(len(texts))], rationales, targets, closed)
+        if asked.faithfulness
+        else [None] * len(texts)
+    )
+    return [
+        Attribution(
+            id=examples[i].id,
+            prediction=answers[i].text if answers else None,
+            probability=_finite(answers[i].probability, f"{field}[{i}]") if answers else None,
+            probabilities=answers[i].probabilities if answers else None,
+            explained=targets[i],
+            against=others[i] if others else None,
+            words=maps[i].words,
+            rationale=rationales[i],
+            rows=maps[i].rows,
+            faithfulness=found and found.model_copy(update={"completeness_error": maps[i].completeness_error}),
+            tokens=len(work.encoded[i].ids),
+            truncated=maps[i].truncated,
+        )
+        for i, found in enumerate(faithful)
+    ]
 
 
 def as_prediction(found: Attribution) -> Prediction:
     """The answer that an attribution explains, with its rationale as the words behind it."""
+    assert found.prediction is not None  # it was asked for
+    assert found.probability is not None
     return Prediction(
         id=found.id,
         label=found.prediction,
@@ -81,50 +106,120 @@ def as_prediction(found: Attribution) -> Prediction:
     )
 
 
-def _explain(
-    adapter: Adapter,
-    method: Method,
-    texts: Sequence[str],
-    targets: Sequence[str],
-    positions: Sequence[int],
-    field: str,
-) -> Iterator[tuple[int, tuple[Word, ...], int]]:
-    """The words of each position and the tokens it lost; a batch that does not fit into memory is halved."""
-    batch = adapter.encode([texts[i] for i in positions], [targets[i] for i in positions])
-    scores = _scores(adapter, method, batch)
-    if scores is None:
+@dataclass(frozen=True)
+class _Map:
+    words: tuple[Word, ...]
+    rows: tuple[TokenRow, ...] | None
+    completeness_error: float | None
+    truncated: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One call's examples, and how their maps are made."""
+
+    adapter: Adapter
+    method: Method
+    options: AttributionOptions
+    texts: Sequence[str]
+    encoded: Sequence[Encoded]
+    targets: Sequence[str]
+    others: Sequence[str] | None
+    field: str
+
+    def explain(self, positions: Sequence[int]) -> Iterator[tuple[int, _Map]]:
+        """The map of each position; a batch that does not fit into memory is halved."""
+        batch = self._batch(positions)
+        try:
+            found = self._maps(batch, positions)
+        except torch.OutOfMemoryError:
+            found = None  # what the traceback holds must be free before the halves are tried
+        if found is not None:
+            yield from zip(positions, found, strict=True)
+            return
         half = len(positions) // 2
         if half == 0:
-            param = f"{field}[{positions[0]}].input"
+            param = f"{self.field}[{positions[0]}].input"
             raise ModelError(f"{param}: {batch.ids.shape[1]} tokens do not fit into the device's memory", param=param)
-        yield from _explain(adapter, method, texts, targets, positions[:half], field)
-        yield from _explain(adapter, method, texts, targets, positions[half:], field)
-        return
-    for row, i in enumerate(positions):
-        yield i, _words(batch, row, [_finite(score, f"{field}[{i}]") for score in scores[row]]), batch.truncated[row]
+        del batch
+        yield from self.explain(positions[:half])
+        yield from self.explain(positions[half:])
+
+    def _batch(self, positions: Sequence[int]) -> Batch:
+        batch = self.adapter.collate(
+            [self.encoded[i] for i in positions],
+            [self.texts[i] for i in positions],
+            [self.targets[i] for i in positions],
+            None if self.others is None else [self.others[i] for i in positions],
+        )
+        punctuation = "punctuation" not in self.options.ignore
+        spans = [_read(text, row, punctuation) for text, row in zip(batch.texts, batch.encoded, strict=True)]
+        return replace(batch, words=tuple(map(tuple, spans)))
+
+    def _maps(self, batch: Batch, positions: Sequence[int]) -> list[_Map]:
+        scores = self.method(self.adapter, batch)  # (B, T) or (B, W)
+        rows = self.method.rows(self.adapter, batch).double().tolist() if self.options.rows else None  # type: ignore[attr-defined]
+        errors = self._completeness(batch, scores)
+        tokens = self.adapter.target_tokens(batch) if rows else []
+        return [
+            _Map(
+                words=self._words(batch, place, values, position),
+                rows=rows
+                and tuple(
+                    TokenRow(token=token, scores=self._aggregated(batch, place, row[place], position))
+                    for token, row in zip(tokens[place], _own_rows(self.adapter, batch, place, rows), strict=True)
+                ),
+                completeness_error=errors[place],
+                truncated=batch.truncated[place],
+            )
+            for place, (position, values) in enumerate(zip(positions, scores.double().tolist(), strict=True))
+        ]
+
+    def _words(self, batch: Batch, place: int, values: Sequence[float], position: int) -> tuple[Word, ...]:
+        text = batch.texts[place]
+        return tuple(
+            Word(text=text[start:end], start=start, end=end, score=score)
+            for (start, end), score in zip(
+                batch.words[place], self._aggregated(batch, place, values, position), strict=True
+            )
+        )
+
+    def _aggregated(self, batch: Batch, place: int, values: Sequence[float], position: int) -> tuple[float, ...]:
+        """One score a word."""
+        spans = batch.words[place]
+        finite = [_finite(value, f"{self.field}[{position}]") for value in values]
+        if self.method.unit == "word":
+            return tuple(finite[: len(spans)])
+        return tuple(word_scores(spans, batch.offsets[place], finite, self.options.aggregation))
+
+    def _completeness(self, batch: Batch, scores: torch.Tensor) -> list[float | None]:
+        """The share of the objective's change that the scores miss, where the method promises to miss none."""
+        if not (self.options.faithfulness and self.method.complete):
+            return [None] * len(batch.texts)
+        objective = self.adapter.objective(batch)
+        with torch.inference_mode():
+            change = objective(self.adapter.embed(batch.ids), *batch.rows) - objective(
+                self.adapter.baseline(batch), *batch.rows
+            )
+        gaps = (scores.double().sum(-1) - change.double()).abs() / change.double().abs()
+        return [gap if math.isfinite(gap) else None for gap in gaps.tolist()]
 
 
-def _scores(adapter: Adapter, method: Method, batch: Batch) -> list[list[float]] | None:
-    """One score a token, or None where the device's memory ran out."""
-    try:
-        return [list(row) for row in method(adapter, batch).double().tolist()]
-    except torch.OutOfMemoryError:
-        return None
+def _own_rows(
+    adapter: Adapter, batch: Batch, place: int, rows: Sequence[Sequence[Sequence[float]]]
+) -> list[Sequence[Sequence[float]]]:
+    """The rows of one example's own target tokens, of those for every column of the batch's targets."""
+    return [row for row, own in zip(rows, adapter.own(batch.labels)[place].tolist(), strict=True) if own]
 
 
-def _words(batch: Batch, row: int, scores: Sequence[float]) -> tuple[Word, ...]:
-    """The words that the model has read, in reading order: those that begin before the cut, where there is one."""
-    text = batch.texts[row]
-    cut = max((span[1] for span in batch.offsets[row] if span), default=0) if batch.truncated[row] else len(text)
-    spans = [span for span in word_spans(text) if span[0] < cut]
-    return tuple(
-        Word(text=text[start:end], start=start, end=end, score=score)
-        for (start, end), score in zip(spans, word_scores(spans, batch.offsets[row], scores), strict=True)
-    )
+def _read(text: str, row: Encoded, punctuation: bool) -> list[tuple[int, int]]:
+    """The words that the model has read: those that begin before the cut, where there is one."""
+    cut = max((span[1] for span in row.offsets if span), default=0) if row.truncated else len(text)
+    return [span for span in word_spans(text, punctuation=punctuation) if span[0] < cut]
 
 
 def _finite(value: float, param: str) -> float:
     """A number that is no number would poison every sum behind it, so it never leaves."""
     if not math.isfinite(value):
-        raise ModelError(f"{param}: the model's numbers are not finite; load it in float32", param=param)
+        raise ModelError(f"{param}: the model's numbers are not finite (overflow?): try float32", param=param)
     return value

@@ -1,40 +1,77 @@
-"""What is explained: the answer whose logit is differentiated. Any method can explain any target. No torch."""
+"""What is explained: the answer whose logit is differentiated, and the answer that it is compared with. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from understudy.errors import InvalidRequest
-from understudy.registry import Registry
-from understudy.schemas import AttributionExample
+from understudy.schemas import AttributionExample, AttributionOptions
 
-__all__ = ["TARGETS", "Target"]
-
-Target = Callable[[Sequence[AttributionExample], Sequence[str], Sequence[Sequence[str]]], list[str]]
-"""Examples, the model's answers, each example's closed set (empty where any answer is right) -> what is explained."""
-
-TARGETS: Registry[Target] = Registry("target")
+__all__ = ["compared", "explained"]
 
 
-@TARGETS.register("gold")
-def _gold(examples: Sequence[AttributionExample], _: Sequence[str], closed: Sequence[Sequence[str]]) -> list[str]:
-    """The example's own output. Raises InvalidRequest where it is missing or no possible answer."""
-    return [_output(i, example, allowed) for i, (example, allowed) in enumerate(zip(examples, closed, strict=True))]
+def explained(
+    examples: Sequence[AttributionExample],
+    options: AttributionOptions,
+    closed: Sequence[Sequence[str]],
+    answers: Sequence[str] | None,
+    field: str = "examples",
+) -> list[str] | None:
+    """What is explained of each example; None where that is the model's answer and `answers` are not there yet.
+
+    `closed` are each example's possible answers, empty where any answer is right. Raises InvalidRequest for an answer
+    that is missing or not possible.
+    """
+    if options.target == "predicted":
+        return None if answers is None else list(answers)
+    if options.target == "gold":
+        return [_gold(example, f"{field}[{i}].output", closed[i]) for i, example in enumerate(examples)]
+    assert options.label is not None  # the wire model has seen to it
+    return [_possible(options.label, "label", allowed) for allowed in closed]
 
 
-@TARGETS.register("predicted")
-def _predicted(_: Sequence[AttributionExample], answers: Sequence[str], __: Sequence[Sequence[str]]) -> list[str]:
-    """What the model itself answers."""
-    return list(answers)
+def compared(
+    examples: Sequence[AttributionExample],
+    options: AttributionOptions,
+    closed: Sequence[Sequence[str]],
+    explained: Sequence[str] | None,
+    field: str = "examples",
+) -> list[str] | None:
+    """What each explained answer is compared with, its own or the one for all; None where nothing is.
+
+    Raises InvalidRequest where only some examples name one, where it is not possible, and where it is what is explained.
+    """
+    others = [example.against or options.against for example in examples]
+    if not any(others):
+        return None
+    if options.rows:
+        raise InvalidRequest(
+            "rows explain the tokens of one answer, and against compares two: ask for one of them", param="rows"
+        )
+    found = []
+    for i, other in enumerate(others):
+        param = f"{field}[{i}].against" if examples[i].against or not options.against else "against"
+        if other is None:
+            raise InvalidRequest(f"{param} is missing: other examples of the request name one", param=param)
+        found.append(_possible(other, param, closed[i]))
+        if explained and explained[i] == other:
+            raise InvalidRequest(
+                f"{param} is '{other[:100]}', which is the answer that is explained in {field}[{i}]: name another",
+                param=param,
+            )
+    return found
 
 
-def _output(i: int, example: AttributionExample, allowed: Sequence[str]) -> str:
-    param = f"examples[{i}].output"
+def _gold(example: AttributionExample, param: str, allowed: Sequence[str]) -> str:
     if example.output is None:
         raise InvalidRequest(f"{param} is missing: the target 'gold' explains it. Or ask for 'predicted'", param=param)
-    if allowed and example.output not in allowed:
-        raise InvalidRequest(f"{param} is '{example.output[:100]}': it must be one of {_listed(allowed)}", param=param)
-    return example.output
+    return _possible(example.output, param, allowed)
+
+
+def _possible(answer: str, param: str, allowed: Sequence[str]) -> str:
+    if allowed and answer not in allowed:
+        raise InvalidRequest(f"{param} is '{answer[:100]}': it must be one of {_listed(allowed)}", param=param)
+    return answer
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -22,21 +22,38 @@ from understudy.schemas import TaskSpec
 __all__ = ["Adapter", "Answer", "Batch"]
 
 
+Span = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Batch:
-    """B examples, tokenised and padded to T input tokens.
+    """B examples, tokenised and padded to T input tokens, and what is to be explained of each.
 
     `offsets[i][t]` is the character span of token t in the *user's* text i, or None where the token is no part of it
-    (template, special and padding tokens, and the target of a causal model). `truncated[i]` counts the tokens of text i
-    that did not fit the window.
+    (template, special and padding tokens). `truncated[i]` counts the tokens of text i that did not fit the window.
+    The explained answer stands in `labels` as S tokens, the answer that it is compared with in `against`. `token` picks
+    one token of the explained answer; None means all of them. `words[i]` are the word spans of text i, for methods that
+    leave out whole words.
     """
 
     texts: tuple[str, ...]
+    encoded: tuple[Encoded, ...]
     ids: Tensor  # (B, T)
     mask: Tensor  # (B, T), 1 where the model may look
-    labels: Tensor  # what `score` explains; seq2seq (B, S) and causal (B, T) with -100 elsewhere, classifier (B,)
-    offsets: tuple[tuple[tuple[int, int] | None, ...], ...]
-    truncated: tuple[int, ...]
+    labels: Tensor  # (B, S), -100 behind a target's end; a classifier's label index has S = 1
+    offsets: tuple[tuple[Span | None, ...], ...]
+    against: Tensor | None = None  # like `labels`
+    words: tuple[tuple[Span, ...], ...] = ()
+    token: int | None = None
+
+    @property
+    def truncated(self) -> tuple[int, ...]:
+        return tuple(row.truncated for row in self.encoded)
+
+    @property
+    def rows(self) -> tuple[Tensor, ...]:
+        """What an objective takes beside the embeddings: tensors with B rows, as captum repeats nothing else."""
+        return (self.mask, self.labels) if self.against is None else (self.mask, self.labels, self.against)
 
     @property
     def text_tokens(self) -> Tensor:
@@ -102,24 +119,61 @@ class Adapter(ABC):
         """Tokens each text takes in a batch, template and special tokens counted, after truncation."""
         return [len(row.ids) for row in self.tokenize(texts)]
 
-    @abstractmethod
-    def encode(self, texts: Sequence[str], targets: Sequence[str]) -> Batch:
+    def encode(self, texts: Sequence[str], targets: Sequence[str], against: Sequence[str] | None = None) -> Batch:
         """Tokenise the texts, in the task's template, and what is to be explained.
 
         Raises ModelError where a target cannot be expressed (a classifier that has no such label).
         """
+        return self.collate(self.tokenize(texts), texts, targets, against)
+
+    @abstractmethod
+    def collate(
+        self,
+        encoded: Sequence[Encoded],
+        texts: Sequence[str],
+        targets: Sequence[str],
+        against: Sequence[str] | None = None,
+    ) -> Batch:
+        """A batch of texts that are tokenised already, whole or with some of their tokens left out."""
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings: (B, T) -> (B, T, D)."""
 
     @abstractmethod
+    def token_scores(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """The logit of each of the target's own tokens: (B, T, D), (B, T), (B, S) -> (B, S), zero elsewhere."""
+
+    @abstractmethod
+    def own(self, labels: Tensor) -> Tensor:
+        """(B, S), true for the tokens that say the answer: no padding, and no special token that only ends it."""
+
+    @abstractmethod
+    def target_tokens(self, batch: Batch) -> list[list[str]]:
+        """The text of each target's own tokens, in the order of `token_scores`."""
+
     def score(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        """The mean logit of each example's target tokens: (B, T, D), (B, T), labels -> (B,).
+        """The mean logit of each example's target tokens: (B, T, D), (B, T), (B, S) -> (B,).
 
         Sums nothing over the batch: an example's score and gradient do not depend on its neighbours. All arguments are
         tensors with B rows, because captum repeats tensors only when it expands a batch.
         """
+        return self.token_scores(embeds, mask, labels).sum(-1) / self.own(labels).sum(-1)
+
+    def objective(self, batch: Batch) -> Callable[..., Tensor]:
+        """What is explained, as a function of the embeddings and of `batch.rows`: (B, T, D), ... -> (B,).
+
+        The score; with `batch.token` that token's logit, zero for examples whose answer is shorter; with
+        `batch.against` what the score is above that answer's.
+        """
+
+        def explained(embeds: Tensor, mask: Tensor, labels: Tensor, against: Tensor | None = None) -> Tensor:
+            if batch.token is not None:
+                return self.token_scores(embeds, mask, labels)[:, batch.token]
+            score = self.score(embeds, mask, labels)
+            return score if against is None else score - self.score(embeds, mask, against)
+
+        return explained
 
     @property
     @abstractmethod
@@ -133,9 +187,13 @@ class Adapter(ABC):
         """
         return self.embed(batch.ids.masked_fill(batch.text_tokens, self.neutral_id))
 
-    @abstractmethod
     def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """Log-probability of each candidate answer of each text: one row per text, as long as its candidates."""
+        return self.likelihoods(self.tokenize(texts), candidates)
+
+    @abstractmethod
+    def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The same of texts that are tokenised already, whole or with some of their tokens left out."""
 
     @abstractmethod
     def generate(

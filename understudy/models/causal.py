@@ -1,9 +1,10 @@
 """The adapter of decoder-only models (Llama, Qwen, GPT): the target follows the text in one sequence.
 
-Prompts are padded on the left, so that all targets end in the same column and only the last logits are computed; the
-position ids come from the mask, so that either side would do. The target's own tokens are scored and never attributed;
-the prompt's last token predicts the first of them. Where a sequence does not fit, the prompt is cut, never the target.
-The end-of-sequence token is no part of a score; it does belong to the likelihood of a candidate (see `seq2seq`).
+A batch's ids are the prompts, padded on the left; the targets, padded on the right, are appended as the model reads
+them. All targets then begin in the same column, only their logits are computed, and one prompt can be scored for two
+answers. Position ids come from the mask. The prompt's last token predicts the target's first. Where a sequence does not
+fit, the prompt is cut, never the target. The end-of-sequence token is no part of a score; it does belong to the
+likelihood of a candidate (see `seq2seq`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from understudy.models.base import Adapter, Batch
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
-    mean_target_logit,
     path_probabilities,
     sum_log_probabilities,
+    target_logits,
 )
-from understudy.models.text import Encoded, Template, bounded_target, clean, pad, tokenize
+from understudy.models.text import Encoded, Template, bounded_target, clean, own_texts, pad, tokenize
 from understudy.schemas import TaskSpec
 
 __all__ = ["CausalAdapter", "prompt_template", "target_ids"]
@@ -65,50 +66,61 @@ class CausalAdapter(Adapter):
         return int(min(self.end_ids, default=0) if pad_id is None else pad_id)
 
     def tokenize(self, texts: Sequence[str], reserve: int = 1) -> list[Encoded]:
-        """Prompts that leave `reserve` tokens of the window to the target; an empty one becomes the start token."""
-        template = prompt_template(self.task.template)
-        rows = tokenize(self.tokenizer, template, texts, self.max_tokens - reserve)
-        return [row if row.ids else Encoded([self._start_id()], [None]) for row in rows]
+        """Prompts that leave `reserve` tokens of the window to the target."""
+        return tokenize(self.tokenizer, prompt_template(self.task.template), texts, self.max_tokens - reserve)
 
-    def encode(self, texts: Sequence[str], targets: Sequence[str]) -> Batch:
-        answers = [self._target(target) or self._target(target, ended=True) for target in targets]
-        prompts = [self.tokenize([text], len(answer))[0] for text, answer in zip(texts, answers, strict=True)]
-        ids, mask, labels = self._stack([row.ids for row in prompts], answers)
-        width = ids.shape[1]
+    def collate(
+        self,
+        encoded: Sequence[Encoded],
+        texts: Sequence[str],
+        targets: Sequence[str],
+        against: Sequence[str] | None = None,
+    ) -> Batch:
+        answers = [self._explained(target) for target in targets]
+        others = None if against is None else [self._explained(target) for target in against]
+        room = [max(map(len, pair)) for pair in zip(answers, others or answers, strict=True)]
+        prompts = [self._prompt(row, taken) for row, taken in zip(encoded, room, strict=True)]
+        ids, mask = self._stack(prompts)
         return Batch(
             texts=tuple(texts),
+            encoded=tuple(prompts),
             ids=ids,
             mask=mask,
-            labels=labels,
-            offsets=tuple(
-                (*[None] * (width - len(row.ids) - len(answer)), *row.offsets, *[None] * len(answer))
-                for row, answer in zip(prompts, answers, strict=True)
-            ),
-            truncated=tuple(row.truncated for row in prompts),
+            labels=pad(answers, IGNORE).to(self.device),
+            offsets=tuple((*[None] * (ids.shape[1] - len(row.ids)), *row.offsets) for row in prompts),
+            against=None if others is None else pad(others, IGNORE).to(self.device),
         )
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
 
-    def score(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        logits, scored = self._logits(mask, labels, inputs_embeds=embeds)
-        return mean_target_logit(logits, scored)
+    def token_scores(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        own = self.own(labels)
+        sequence = torch.cat([embeds, self.embed(labels.clamp_min(0))], 1)  # (B, T + S, D)
+        return target_logits(self._logits(mask, own, inputs_embeds=sequence), labels, own)
+
+    def own(self, labels: Tensor) -> Tensor:
+        return labels.ne(IGNORE)
+
+    def target_tokens(self, batch: Batch) -> list[list[str]]:
+        return own_texts(self.tokenizer, batch.labels, self.own(batch.labels))
 
     @torch.inference_mode()
-    def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+    def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         targets = {text: self._target(text, ended=True) for row in candidates for text in row}
         pairs = [(i, targets[text]) for i, row in enumerate(candidates) for text in row]
         prompts = [  # one cut for all candidates of a text, so that they are compared behind the same prompt
-            self.tokenize([text], max((len(targets[name]) for name in row), default=1))[0]
-            for text, row in zip(texts, candidates, strict=True)
+            self._prompt(row, max((len(targets[name]) for name in names), default=1))
+            for row, names in zip(encoded, candidates, strict=True)
         ]
         values: dict[int, float] = {}
         for batch in plan_batches([len(prompts[i].ids) + len(ids) for i, ids in pairs], self.max_padded_tokens):
-            chosen = [pairs[k] for k in batch]
-            ids, mask, labels = self._stack([prompts[i].ids for i, _ in chosen], [target for _, target in chosen])
-            logits, scored = self._logits(mask, labels, input_ids=ids)
-            values |= zip(batch, sum_log_probabilities(logits, scored).tolist(), strict=True)
-        found: list[list[float]] = [[] for _ in texts]
+            ids, mask = self._stack([prompts[pairs[k][0]] for k in batch])
+            labels = pad([pairs[k][1] for k in batch], IGNORE).to(self.device)  # (B, S)
+            sequence = torch.cat([ids, labels.clamp_min(0)], 1)
+            logits = self._logits(mask, self.own(labels), input_ids=sequence)
+            values |= zip(batch, sum_log_probabilities(logits, labels).tolist(), strict=True)
+        found: list[list[float]] = [[] for _ in encoded]
         for k, (i, _) in enumerate(pairs):
             found[i].append(values[k])
         return found
@@ -118,7 +130,7 @@ class CausalAdapter(Adapter):
         self, texts: Sequence[str], max_new_tokens: int = 64, template: str | None = None
     ) -> list[tuple[str, float]]:
         max_new_tokens = min(max_new_tokens, self.max_tokens // 2)
-        rows = self.with_template(template).tokenize(texts, max_new_tokens)
+        rows = [self._prompt(row, max_new_tokens) for row in self.with_template(template).tokenize(texts)]
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -127,7 +139,7 @@ class CausalAdapter(Adapter):
         )
         found: dict[int, tuple[str, float]] = {}
         for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
-            ids, mask, _ = self._stack([rows[i].ids for i in batch], [[]] * len(batch))
+            ids, mask = self._stack([rows[i] for i in batch])
             greedy = GreedySteps()
             written = self.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[greedy]
@@ -138,26 +150,30 @@ class CausalAdapter(Adapter):
             found |= {i: (text.strip(), chance) for i, text, chance in zip(batch, texts_, chances, strict=True)}
         return [found[i] for i in range(len(texts))]
 
-    def _logits(self, mask: Tensor, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits from the one that predicts the first target column on, and the labels that they predict."""
-        first = int(labels.ne(IGNORE).any(0).nonzero()[0])
-        keep = labels.shape[1] - first + 1
+    def _logits(self, mask: Tensor, own: Tensor, **inputs: Tensor) -> Tensor:
+        """The logits that predict each target token: prompts with targets, (B, T), (B, S) -> (B, S, V)."""
+        whole = torch.cat([mask, own.to(mask.dtype)], 1)  # (B, T + S)
+        keep = own.shape[1] + 1
         extra: dict[str, Any] = {
-            "position_ids": (mask.cumsum(-1) - 1).clamp_min(0),
+            "position_ids": (whole.cumsum(-1) - 1).clamp_min(0),
             "logits_to_keep": keep,
             "use_cache": False,
         }
         accepted = {name: value for name, value in extra.items() if name in self._accepted}
-        logits = self.model(**inputs, attention_mask=mask, **accepted).logits[:, -keep:-1]  # (B, S, V)
-        return logits, labels[:, first:]
+        return self.model(**inputs, attention_mask=whole, **accepted).logits[:, -keep:-1]
 
-    def _stack(self, prompts: Sequence[list[int]], targets: Sequence[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T) ids, mask and labels, padded on the left; the labels are IGNORE but for the target."""
-        pairs = list(zip(prompts, targets, strict=True))
-        ids = pad([[*prompt, *target] for prompt, target in pairs], self.neutral_id, left=True)
-        mask = pad([[1] * (len(prompt) + len(target)) for prompt, target in pairs], 0, left=True)
-        labels = pad([[*[IGNORE] * len(prompt), *target] for prompt, target in pairs], IGNORE, left=True)
-        return ids.to(self.device), mask.to(self.device), labels.to(self.device)
+    def _stack(self, prompts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """(B, T) ids and mask, padded on the left."""
+        ids = pad([row.ids for row in prompts], self.neutral_id, left=True).to(self.device)
+        return ids, pad([[1] * len(row.ids) for row in prompts], 0, left=True).to(self.device)
+
+    def _prompt(self, row: Encoded, reserve: int) -> Encoded:
+        """The prompt with room for the target behind it; an empty one becomes the start token."""
+        return row.cut(self.max_tokens - reserve) if row.ids else Encoded([self._start_id()], [None], row.truncated)
+
+    def _explained(self, target: str) -> list[int]:
+        """The tokens that say the answer; a blank one, which has none, is explained by the token that ends it."""
+        return self._target(target) or self._target(target, ended=True)
 
     def _target(self, text: str, *, ended: bool = False) -> list[int]:
         """The target's tokens; `ended` adds the token that ends an answer, where the tokenizer has one."""

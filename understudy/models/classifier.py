@@ -6,7 +6,7 @@ Decoders with a classification head are refused: they read the last token, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from understudy.batching import plan_batches
 from understudy.errors import ModelError
 from understudy.models.base import Adapter, Batch
+from understudy.models.likelihood import target_logits
 from understudy.models.text import Encoded, pad
 from understudy.schemas import TaskSpec
 
@@ -52,37 +53,63 @@ class ClassifierAdapter(Adapter):
         mask = self.tokenizer.mask_token_id
         return int(self.tokenizer.pad_token_id if mask is None else mask)
 
-    def encode(self, texts: Sequence[str], targets: Sequence[str]) -> Batch:
-        rows = self.tokenize(texts)
-        ids, mask = self._stack(rows)
+    def collate(
+        self,
+        encoded: Sequence[Encoded],
+        texts: Sequence[str],
+        targets: Sequence[str],
+        against: Sequence[str] | None = None,
+    ) -> Batch:
+        ids, mask = self._stack(encoded)
         return Batch(
             texts=tuple(texts),
+            encoded=tuple(encoded),
             ids=ids,
             mask=mask,
-            labels=torch.tensor(self._indices(targets), device=self.device),
-            offsets=tuple((*row.offsets, *[None] * (ids.shape[1] - len(row.ids))) for row in rows),
-            truncated=tuple(row.truncated for row in rows),
+            labels=self._labels(targets),
+            offsets=tuple((*row.offsets, *[None] * (ids.shape[1] - len(row.ids))) for row in encoded),
+            against=None if against is None else self._labels(against),
         )
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
 
-    def score(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    def token_scores(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         logits = self.model(inputs_embeds=embeds, attention_mask=mask).logits  # (B, L)
-        return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        return target_logits(logits.unsqueeze(1), labels, self.own(labels))
+
+    def own(self, labels: Tensor) -> Tensor:
+        return torch.ones_like(labels, dtype=torch.bool)
+
+    def target_tokens(self, batch: Batch) -> list[list[str]]:
+        """A label is one token, whatever its name."""
+        names = {index: name for name, index in self.label_ids.items()}
+        return [[names[index]] for index in batch.labels.squeeze(-1).tolist()]
+
+    def objective(self, batch: Batch) -> Callable[..., Tensor]:
+        """As everywhere, but one pass has the logits of both answers that are compared."""
+        if batch.against is None:
+            return super().objective(batch)
+
+        def contrast(embeds: Tensor, mask: Tensor, labels: Tensor, against: Tensor) -> Tensor:
+            both = self.model(inputs_embeds=embeds, attention_mask=mask).logits.gather(
+                -1, torch.cat([labels, against], 1)
+            )
+            return both[:, 0] - both[:, 1]
+
+        return contrast
 
     @torch.inference_mode()
-    def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+    def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """Log-softmax over the candidates asked for, so that a label nobody asked for takes no probability."""
         wanted = [self._indices(row) for row in candidates]
-        rows = self.tokenize(texts)
         found: dict[int, list[float]] = {}
-        for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
-            ids, mask = self._stack([rows[i] for i in batch])
+        for batch in plan_batches([len(row.ids) for row in encoded], self.max_padded_tokens):
+            ids, mask = self._stack([encoded[i] for i in batch])
             logits = self.model(input_ids=ids, attention_mask=mask).logits  # (B, L)
             for i, row in zip(batch, logits.double(), strict=True):
                 found[i] = row[wanted[i]].log_softmax(-1).tolist()
-        return [found[i] for i in range(len(texts))]
+        return [found[i] for i in range(len(encoded))]
 
     def generate(self, *_: Any, **__: Any) -> list[tuple[str, float]]:
         raise ModelError("a classifier cannot write: give labels, or choices for each row", param="model")
@@ -95,6 +122,9 @@ class ClassifierAdapter(Adapter):
     def _stack(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         ids = pad([row.ids for row in rows], int(self.tokenizer.pad_token_id)).to(self.device)
         return ids, pad([[1] * len(row.ids) for row in rows], 0).to(self.device)
+
+    def _labels(self, names: Iterable[str]) -> Tensor:
+        return torch.tensor(self._indices(names), device=self.device).unsqueeze(-1)  # (B, 1)
 
     def _indices(self, names: Iterable[str]) -> list[int]:
         names = list(names)

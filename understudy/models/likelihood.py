@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-__all__ = ["IGNORE", "GreedySteps", "mean_target_logit", "path_probabilities", "sum_log_probabilities"]
+__all__ = ["IGNORE", "GreedySteps", "path_probabilities", "sum_log_probabilities", "target_logits"]
 
 IGNORE = -100
 """The label of a position that is not scored, as everywhere in transformers."""
 
 
-def mean_target_logit(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over a row's labelled positions of the labelled token's logit: (B, S, V), (B, S) -> (B,)."""
-    scored = labels.ne(IGNORE)
-    return _picked(logits, labels).masked_fill(~scored, 0).sum(-1) / scored.sum(-1)
+def target_logits(logits: Tensor, labels: Tensor, own: Tensor) -> Tensor:
+    """The logit of each labelled token that is the target's own, zero elsewhere: (B, S, V), 2 x (B, S) -> (B, S)."""
+    return _picked(logits, labels).masked_fill(~own, 0)
 
 
 def sum_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:

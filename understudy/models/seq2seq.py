@@ -20,11 +20,11 @@ from understudy.models.base import Adapter, Batch
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
-    mean_target_logit,
     path_probabilities,
     sum_log_probabilities,
+    target_logits,
 )
-from understudy.models.text import Encoded, bounded_target, clean, pad
+from understudy.models.text import Encoded, bounded_target, clean, own_texts, pad
 
 __all__ = ["Seq2SeqAdapter"]
 
@@ -39,38 +39,52 @@ class Seq2SeqAdapter(Adapter):
     def neutral_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
-    def encode(self, texts: Sequence[str], targets: Sequence[str]) -> Batch:
-        rows = self.tokenize(texts)
-        ids, mask = self._stack(rows)
+    def collate(
+        self,
+        encoded: Sequence[Encoded],
+        texts: Sequence[str],
+        targets: Sequence[str],
+        against: Sequence[str] | None = None,
+    ) -> Batch:
+        ids, mask = self._stack(encoded)
         return Batch(
             texts=tuple(texts),
+            encoded=tuple(encoded),
             ids=ids,
             mask=mask,
-            labels=pad([self._target(target) for target in targets], IGNORE).to(self.device),
-            offsets=tuple((*row.offsets, *[None] * (ids.shape[1] - len(row.ids))) for row in rows),
-            truncated=tuple(row.truncated for row in rows),
+            labels=self._labels(targets),
+            offsets=tuple((*row.offsets, *[None] * (ids.shape[1] - len(row.ids))) for row in encoded),
+            against=None if against is None else self._labels(against),
         )
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_encoder().get_input_embeddings()(ids)
 
-    def score(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    def token_scores(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         logits = self.model(
             inputs_embeds=embeds,
             attention_mask=mask,
             decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
             use_cache=False,
         ).logits  # (B, S, V)
-        return mean_target_logit(logits, self._own(labels))
+        return target_logits(logits, labels, self.own(labels))
+
+    def own(self, labels: Tensor) -> Tensor:
+        """A blank target, which has nothing else, keeps the token that ends it."""
+        special = torch.isin(labels, torch.tensor(self.tokenizer.all_special_ids, device=labels.device))
+        own = labels.ne(IGNORE) & ~special
+        return torch.where(own.any(-1, keepdim=True), own, labels.ne(IGNORE))
+
+    def target_tokens(self, batch: Batch) -> list[list[str]]:
+        return own_texts(self.tokenizer, batch.labels, self.own(batch.labels))
 
     @torch.inference_mode()
-    def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+    def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """One encoder pass a text; its candidates share the states and go through the decoder in batches."""
-        found: list[list[float]] = [[] for _ in texts]
+        found: list[list[float]] = [[] for _ in encoded]
         targets = {text: self._target(text) for row in candidates for text in row}
-        rows = self.tokenize(texts)
-        for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
-            ids, mask = self._stack([rows[i] for i in batch])
+        for batch in plan_batches([len(row.ids) for row in encoded], self.max_padded_tokens):
+            ids, mask = self._stack([encoded[i] for i in batch])
             states = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
             pairs = [(place, targets[text]) for place, i in enumerate(batch) for text in candidates[i]]
             for chunk in self._chunks(pairs):
@@ -122,11 +136,8 @@ class Seq2SeqAdapter(Adapter):
         """The target as the decoder is trained on it, special tokens included."""
         return bounded_target(self.tokenizer(text_target=clean(text), verbose=False)["input_ids"], self.max_tokens)
 
-    def _own(self, labels: Tensor) -> Tensor:
-        """Labels without special tokens; a blank target, which has nothing else, keeps its end: (B, S)."""
-        special = torch.isin(labels, torch.tensor(self.tokenizer.all_special_ids, device=labels.device))
-        own = labels.masked_fill(special, IGNORE)
-        return torch.where(own.eq(IGNORE).all(-1, keepdim=True), labels, own)
+    def _labels(self, targets: Sequence[str]) -> Tensor:
+        return pad([self._target(target) for target in targets], IGNORE).to(self.device)  # (B, S)
 
     def _chunks(self, pairs: Sequence[tuple[int, list[int]]]) -> Iterator[Sequence[tuple[int, list[int]]]]:
         longest = max((len(target) for _, target in pairs), default=1)

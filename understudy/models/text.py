@@ -7,7 +7,7 @@ does not fit the window is cut from the end of the user's text, never from the t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from understudy.errors import ModelError
 
-__all__ = ["Encoded", "Template", "bounded_target", "clean", "pad", "tokenize"]
+__all__ = ["Encoded", "Template", "bounded_target", "clean", "own_texts", "pad", "tokenize"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -53,6 +53,41 @@ class Encoded:
     offsets: list[Span | None]
     truncated: int = 0
 
+    def without(self, spans: Collection[Span]) -> Encoded:
+        """The same text with the tokens left out that touch any of these spans; template and special tokens stay."""
+        return self._where(lambda token: not any(start < token[1] and token[0] < end for start, end in spans))
+
+    def only(self, spans: Collection[Span]) -> Encoded:
+        """The same text with no tokens but those that touch one of these spans; template and special tokens stay."""
+        return self._where(lambda token: any(start < token[1] and token[0] < end for start, end in spans))
+
+    def cut(self, max_tokens: int) -> Encoded:
+        """At most this many tokens: the user's last ones are dropped, never the template's.
+
+        Raises ModelError when the template alone takes more.
+        """
+        excess = len(self.ids) - max_tokens
+        if excess <= 0:
+            return self
+        users = [place for place, span in enumerate(self.offsets) if span is not None]
+        first, last = (users[0], users[-1] + 1) if users else (0, 0)
+        if excess >= last - first:
+            fixed = len(self.ids) - (last - first)
+            raise ModelError(
+                f"the template and special tokens take {fixed} of the model's {max_tokens} tokens and leave no room "
+                "for a text: shorten the template",
+                param="template",
+            )
+        kept = [*range(last - excess), *range(last, len(self.ids))]
+        return self._at(kept, self.truncated + excess)
+
+    def _where(self, keep: Callable[[Span], bool]) -> Encoded:
+        kept = [place for place, span in enumerate(self.offsets) if span is None or keep(span)]
+        return self._at(kept, self.truncated)
+
+    def _at(self, places: Sequence[int], truncated: int) -> Encoded:
+        return Encoded([self.ids[place] for place in places], [self.offsets[place] for place in places], truncated)
+
 
 def tokenize(
     tokenizer: Any, template: Template, texts: Sequence[str], max_tokens: int, *, special: bool = True
@@ -71,11 +106,11 @@ def tokenize(
         truncation=False,
         return_offsets_mapping=True,
         return_attention_mask=False,
-        verbose=False,  # the window is ours to keep: see _cut
+        verbose=False,  # the window is ours to keep: see Encoded.cut
     )
     start = len(template.prefix)
     return [
-        _cut(ids, [_clip(span, start, start + len(text)) for span in spans], max_tokens)
+        Encoded(ids, [_clip(span, start, start + len(text)) for span in spans]).cut(max_tokens)
         for text, ids, spans in zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
     ]
 
@@ -84,23 +119,6 @@ def _clip(span: Span, start: int, end: int) -> Span | None:
     """The part of a span of the rendered text that lies in the user's text, counted from that text's start."""
     low, high = max(span[0], start), min(span[1], end)
     return (low - start, high - start) if low < high else None
-
-
-def _cut(ids: list[int], offsets: list[Span | None], max_tokens: int) -> Encoded:
-    """Drop as many of the user's last tokens as do not fit."""
-    excess = len(ids) - max_tokens
-    if excess <= 0:
-        return Encoded(ids, offsets)
-    users = [position for position, span in enumerate(offsets) if span is not None]
-    first, last = (users[0], users[-1] + 1) if users else (0, 0)
-    if excess >= last - first:
-        fixed = len(ids) - (last - first)
-        raise ModelError(
-            f"the template and special tokens take {fixed} of the model's {max_tokens} tokens and leave no room for "
-            "a text: shorten the template",
-            param="template",
-        )
-    return Encoded(ids[: last - excess] + ids[last:], offsets[: last - excess] + offsets[last:], excess)
 
 
 def bounded_target(ids: list[int], max_tokens: int) -> list[int]:
@@ -115,3 +133,11 @@ def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Ten
     width = max(map(len, rows))
     fill = [[value] * (width - len(row)) for row in rows]
     return torch.tensor([[*f, *row] if left else [*row, *f] for row, f in zip(rows, fill, strict=True)])
+
+
+def own_texts(tokenizer: Any, labels: Tensor, own: Tensor) -> list[list[str]]:
+    """What each of a target's own tokens says: (B, S), (B, S) -> B lists. A piece of a character is a U+FFFD."""
+    return [
+        [tokenizer.decode([token]) for token, counts in zip(ids, mine, strict=True) if counts]
+        for ids, mine in zip(labels.tolist(), own.tolist(), strict=True)
+    ]

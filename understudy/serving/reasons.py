@@ -20,7 +20,7 @@ from understudy.errors import ModelError
 from understudy.models.base import Adapter, Answer, Batch
 from understudy.models.load import ModelCard
 from understudy.registry import Registry
-from understudy.schemas import AttributionExample, Prediction, PredictionInput, Word
+from understudy.schemas import AttributionExample, AttributionOptions, Prediction, PredictionInput, Word
 
 __all__ = ["REASONS", "Explainer", "answer", "match_words"]
 
@@ -76,7 +76,7 @@ def _generated(adapter: Adapter, card: ModelCard, inputs: Sequence[PredictionInp
 def _saliency(adapter: Adapter, _: ModelCard, inputs: Sequence[PredictionInput], top_k: int) -> list[Prediction]:
     """The words with the largest gradients of the answer that was given."""
     examples = [AttributionExample(id=row.id, input=row.input, choices=row.choices) for row in inputs]
-    explained = attribute(adapter, examples, method="saliency", target="predicted", top_k=top_k, field="inputs")
+    explained = attribute(adapter, examples, AttributionOptions(top_k=top_k), field="inputs")
     return [as_prediction(one) for one in explained]
 
 

@@ -194,22 +194,13 @@ def _encoded(adapter: Adapter, texts: Sequence[str], targets: Sequence[str]) -> 
         adapter = copy.copy(adapter)
         adapter.max_tokens -= 1
     batch = adapter.encode(texts, targets)
-    rows = zip(
-        batch.ids.tolist(), batch.mask.tolist(), batch.labels.tolist(), batch.offsets, batch.truncated, strict=True
-    )
-    for ids, mask, labels, offsets, truncated in rows:
-        kept = [place for place, real in enumerate(mask) if real]
-        side = Side(
-            [ids[i] for i in kept], _unpadded(labels, kept if decoder else None), [offsets[i] for i in kept], truncated
-        )
-        yield _ended(side, adapter.tokenizer.eos_token_id) if decoder else side
-
-
-def _unpadded(labels: int | list[int], kept: Sequence[int] | None) -> list[int]:
-    """One class, the places of a decoder's text, or a target without its padding."""
-    if isinstance(labels, int):
-        return [labels]
-    return [labels[i] for i in kept] if kept is not None else [label for label in labels if label >= 0]
+    for row, labels in zip(batch.encoded, batch.labels.tolist(), strict=True):
+        target = [label for label in labels if label != IGNORED]
+        if decoder:
+            whole = [*row.ids, *target], [*[IGNORED] * len(row.ids), *target], [*row.offsets, *[None] * len(target)]
+            yield _ended(Side(*whole, row.truncated), adapter.tokenizer.eos_token_id)
+        else:
+            yield Side(row.ids, target, row.offsets, row.truncated)
 
 
 def _ended(side: Side, end: int | None) -> Side:

@@ -66,9 +66,7 @@ def attribution_request(job: Job, teacher: str, examples: Sequence[Example]) -> 
         ),
         labels=task.labels or None,
         template=task.template,
-        method=asked.method,
-        target=asked.target,
-        top_k=asked.top_k,
+        **asked.model_dump(),
     )
 
 

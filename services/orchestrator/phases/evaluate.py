@@ -46,7 +46,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         teacher=_teacher(context, job, read_examples(test), out, grip),
         arms=tuple(_arm(context, trained) for trained in trained_arms(context, job)),
         rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows}),
-        top_k=job.spec.attribution.top_k,
+        top_k=job.spec.attribution.most_words,
         attribution_method=job.spec.attribution.method,
     )
     answer = run_child(

@@ -12,9 +12,13 @@ __all__ = ["told_as"]
 
 @contextmanager
 def told_as(fields: Mapping[str, str], default: str | None = None) -> Iterator[None]:
-    """Raise what is wrong with the request again under the job's name of the field; `default` is for all others."""
+    """Raise what is wrong with the request again under the job's name of the field; `default` is for all others.
+
+    A field within a field (`settings.n_steps`) is found by the outer one's name.
+    """
     try:
         yield
     except (InvalidRequest, NotFound, ModelError) as error:
-        param = fields.get(error.param or "", default or error.param)
+        outer, dot, inner = (error.param or "").partition(".")
+        param = fields[outer] + dot + inner if outer in fields else default or error.param
         raise type(error)(error.message, param=param) from error

@@ -22,7 +22,7 @@ _FIELDS = {
     "model": "method.distillation.teacher.model",
     "method": "method.distillation.attribution.method",
     "target": "method.distillation.attribution.target",
-    "top_k": "method.distillation.attribution.top_k",
+    "settings": "method.distillation.attribution.settings",
     "template": "method.distillation.template",
 }
 
@@ -74,7 +74,7 @@ def _smoke(context: Context, job: Job, grip: Grip) -> None:
 def _finding(job: Job, examples: list[Example], results: list[Attribution], seconds: float) -> Event:
     task = job.facts.task
     assert task is not None
-    right = sum(is_right(task, result.prediction, row.output) for result, row in zip(results, examples, strict=True))
+    right = sum(is_right(task, result.prediction or "", row.output) for result, row in zip(results, examples, strict=True))
     estimate = seconds / len(examples) * job.train_rows
     return Event(
         message=f"The teacher is right on {right} of the first {len(examples)} training examples; "

@@ -58,7 +58,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
         seed=seed,
         hyperparameters=job.hyperparameters,
         rationale_weight=job.spec.rationale_weight,
-        top_k=job.spec.attribution.top_k,
+        top_k=job.spec.attribution.most_words,
         max_train_rows=job.spec.max_train_rows,
         artifacts=context.settings.artifact_root,
     )

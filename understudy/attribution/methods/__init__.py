@@ -6,7 +6,7 @@ architecture it runs on. To add one, write its file and import it here. Names ca
 
 from understudy.attribution.methods.input_x_gradient import InputXGradient
 from understudy.attribution.methods.integrated_gradients import IntegratedGradients
-from understudy.attribution.methods.registry import METHODS, Method
+from understudy.attribution.methods.registry import METHODS, Method, make_method, settings_of
 from understudy.attribution.methods.saliency import Saliency
 
-__all__ = ["METHODS", "InputXGradient", "IntegratedGradients", "Method", "Saliency"]
+__all__ = ["METHODS", "InputXGradient", "IntegratedGradients", "Method", "Saliency", "make_method", "settings_of"]

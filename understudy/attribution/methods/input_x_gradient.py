@@ -5,10 +5,11 @@ Signed: a negative word speaks against the explained answer. As cheap as salienc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from understudy.attribution.methods.registry import METHODS
+from pydantic.dataclasses import dataclass
+
+from understudy.attribution.methods.registry import METHODS, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +20,19 @@ __all__ = ["InputXGradient"]
 
 
 @METHODS.register("input_x_gradient")
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class InputXGradient:
-    def __call__(self, adapter: Adapter, batch: Batch) -> Tensor:
-        from captum.attr import InputXGradient as Captum
+    unit: ClassVar[Literal["token", "word"]] = "token"
+    complete: ClassVar[bool] = False
 
-        embeds = adapter.embed(batch.ids).detach().requires_grad_()  # (B, T, D)
-        products = Captum(adapter.score).attribute(embeds, additional_forward_args=(batch.mask, batch.labels))
-        return products.detach().sum(-1)
+    def __call__(self, adapter: Adapter, batch: Batch) -> Tensor:
+        from understudy.attribution.methods.gradients import gradients
+
+        embeds, gradient = gradients(adapter, batch)
+        return (embeds * gradient).sum(-1)
+
+    def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
+        from understudy.attribution.methods.gradients import row_gradients
+
+        embeds, gradient = row_gradients(adapter, batch)
+        return (embeds * gradient).sum(-1)

@@ -7,10 +7,12 @@ T5. Template and special tokens are the same in both inputs and so score exactly
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from understudy.attribution.methods.registry import METHODS
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from understudy.attribution.methods.registry import METHODS, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,22 +23,30 @@ __all__ = ["IntegratedGradients"]
 
 
 @METHODS.register("integrated_gradients")
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class IntegratedGradients:
     """`n_steps` passes an example: the median gap to completeness was 10, 1.1 and 0.4 % at 10, 20 and 50 steps."""
 
-    n_steps: int = 20
+    unit: ClassVar[Literal["token", "word"]] = "token"
+    complete: ClassVar[bool] = True
+
+    n_steps: Annotated[int, Field(ge=1, le=1000)] = 20
 
     def __call__(self, adapter: Adapter, batch: Batch) -> Tensor:
         from captum.attr import IntegratedGradients as Captum
 
         rows, width = batch.ids.shape
-        shares = Captum(adapter.score).attribute(
+        shares = Captum(adapter.objective(batch)).attribute(
             adapter.embed(batch.ids).detach(),  # (B, T, D)
             baselines=adapter.baseline(batch).detach(),
-            additional_forward_args=(batch.mask, batch.labels),
+            additional_forward_args=batch.rows,
             n_steps=self.n_steps,
             # Examples x steps in one pass, as many as a token budget allows; captum wants a whole step at least.
             internal_batch_size=max(rows, adapter.max_padded_tokens // width),
         )
         return shares.detach().sum(-1)
+
+    def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
+        from understudy.attribution.methods.rows import by_token
+
+        return by_token(self, adapter, batch)

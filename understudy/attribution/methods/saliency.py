@@ -1,15 +1,16 @@
 """Saliency: how strongly the score reacts to each token, as in arXiv 2409.12586.
 
-The importance of a token is the L1 norm, over the embedding's dimensions, of the gradient of the mean target logit.
-One forward and one backward pass; never negative.
+The importance of a token is the norm, over the embedding's dimensions, of the gradient of the mean target logit: L1 in
+that paper, L2 in others. One forward and one backward pass; never negative.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from understudy.attribution.methods.registry import METHODS
+from pydantic.dataclasses import dataclass
+
+from understudy.attribution.methods.registry import METHODS, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +21,22 @@ __all__ = ["Saliency"]
 
 
 @METHODS.register("saliency")
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=SETTINGS)
 class Saliency:
-    def __call__(self, adapter: Adapter, batch: Batch) -> Tensor:
-        from captum.attr import Saliency as Captum
+    unit: ClassVar[Literal["token", "word"]] = "token"
+    complete: ClassVar[bool] = False
 
-        embeds = adapter.embed(batch.ids).detach().requires_grad_()  # (B, T, D)
-        gradients = Captum(adapter.score).attribute(
-            embeds, abs=True, additional_forward_args=(batch.mask, batch.labels)
-        )
-        return gradients.detach().sum(-1)
+    norm: Literal["l1", "l2"] = "l1"
+
+    def __call__(self, adapter: Adapter, batch: Batch) -> Tensor:
+        from understudy.attribution.methods.gradients import gradients
+
+        return self._normed(gradients(adapter, batch)[1])
+
+    def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
+        from understudy.attribution.methods.gradients import row_gradients
+
+        return self._normed(row_gradients(adapter, batch)[1])
+
+    def _normed(self, gradient: Tensor) -> Tensor:
+        return gradient.norm(1 if self.norm == "l1" else 2, dim=-1)

@@ -1,0 +1,21 @@
+"""One map for each token of the explained answer, for methods that know no shorter way than to be asked for each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from understudy.attribution.methods.registry import Method
+    from understudy.models.base import Adapter, Batch
+
+__all__ = ["by_token"]
+
+
+def by_token(method: Method, adapter: Adapter, batch: Batch) -> Tensor:
+    """(S, B, T): the method's map of each target token's logit."""
+    return torch.stack([method(adapter, replace(batch, token=s)) for s in range(batch.labels.shape[1])])
