@@ -98,7 +98,8 @@ def test_a_cancelled_caller_is_dropped_before_its_work_starts() -> None:
 class Model:
     """Work for a batcher that remembers its batches, can be held, and fails for items named `bad`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
         self.batches: list[tuple[Any, list[Any]]] = []
         self.open = threading.Event()
         self.open.set()
@@ -108,6 +109,7 @@ class Model:
         self.working.set()
         assert self.open.wait(10)
         self.batches.append((key, list(items)))
+        time.sleep(self.seconds)
         if "bad" in items:
             raise ModelError("this one cannot be explained")
         return [f"{key}:{item}" for item in items]
@@ -360,7 +362,7 @@ def test_a_wrong_number_of_results_is_an_error_and_never_a_mix_up(results: list[
 
 def test_the_first_error_of_a_request_cancels_the_rest_of_it() -> None:
     async def main() -> Model:
-        model = Model()
+        model = Model(seconds=0.005)
         queue = batcher(model, max_padded_tokens=1)
         first = await held(queue, model)
         bad = asyncio.create_task(queue.run("k", ["bad", *range(100)], [1] * 101))
