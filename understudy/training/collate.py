@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.models.likelihood import IGNORE
 from understudy.models.text import pad
-from understudy.training.losses import IGNORED
 from understudy.training.views import Instance, Side
 
 __all__ = ["Collator"]
@@ -48,12 +48,12 @@ class Collator:
         }
         if self.architecture == "classifier":
             return {"inputs": inputs, "labels": torch.tensor([side.labels[0] for side in sides])}
-        labels = pad([side.labels for side in sides], IGNORED)  # (B, S)
+        labels = pad([side.labels for side in sides], IGNORE)  # (B, S)
         if self.shift is not None:
             inputs["decoder_input_ids"] = self.shift(labels)
             return {"inputs": inputs, "labels": labels}
         # A decoder's logits at one place predict the next token.
-        return {"inputs": inputs, "labels": torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORED)], 1)}
+        return {"inputs": inputs, "labels": torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)}
 
     def _explanation(self, instances: Sequence[Instance]) -> Tensors:
         """Only the rows that have one; `rows` are their places in the batch."""
@@ -84,7 +84,7 @@ class Collator:
         flat = [
             (owner, place, ids) for owner, one in enumerate(instances) for place, ids in enumerate(one.candidates or [])
         ]
-        labels = pad([ids for _, _, ids in flat], IGNORED)  # (N, S)
+        labels = pad([ids for _, _, ids in flat], IGNORE)  # (N, S)
         return {
             "labels": labels,
             "decoder_input_ids": self.shift(labels) if self.shift else labels,

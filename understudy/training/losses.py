@@ -11,23 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cross_entropy", "distillation", "gate_cross_entropy", "mixture", "sequence_log_likelihood"]
+from understudy.models.likelihood import IGNORE
 
-IGNORED = -100
-"""The label of a position that is no target, as everywhere in transformers."""
+__all__ = ["cross_entropy", "distillation", "gate_cross_entropy", "mixture", "sequence_log_likelihood"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over each example's own targets: (B, L), (B,) for one class, (B, S, V), (B, S) for a text."""
     if labels.dim() == 1:
         return F.cross_entropy(logits, labels, reduction="none")  # (B,)
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # (B, S)
-    return losses.sum(-1) / (labels != IGNORED).sum(-1).clamp(min=1)
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")  # (B, S)
+    return losses.sum(-1) / (labels != IGNORE).sum(-1).clamp(min=1)
 
 
 def sequence_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of each target text, summed over its tokens: (B, S, V), (B, S) -> (B,)."""
-    return -F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(-1)
+    return -F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none").sum(-1)
 
 
 def gate_cross_entropy(gate_logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from understudy.attribution.rationale import top_words
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
+from understudy.models.likelihood import IGNORE
 from understudy.schemas import Attribution, Example, TaskSpec, Word
 from understudy.training.recipes import Recipe
 
@@ -195,9 +196,9 @@ def _encoded(adapter: Adapter, texts: Sequence[str], targets: Sequence[str]) -> 
         adapter.max_tokens -= 1
     batch = adapter.encode(texts, targets)
     for row, labels in zip(batch.encoded, batch.labels.tolist(), strict=True):
-        target = [label for label in labels if label != IGNORED]
+        target = [label for label in labels if label != IGNORE]
         if decoder:
-            whole = [*row.ids, *target], [*[IGNORED] * len(row.ids), *target], [*row.offsets, *[None] * len(target)]
+            whole = [*row.ids, *target], [*[IGNORE] * len(row.ids), *target], [*row.offsets, *[None] * len(target)]
             yield _ended(Side(*whole, row.truncated), adapter.tokenizer.eos_token_id)
         else:
             yield Side(row.ids, target, row.offsets, row.truncated)
