@@ -29,7 +29,7 @@ from understudy.data.task import infer_task
 from understudy.data.validate import load_split
 from understudy.evaluation.run import ArmResult, EvaluateSpec, RowCounts, TeacherFacts, evaluate
 from understudy.models.load import load_adapter
-from understudy.schemas import AttributionExample, Hyperparameters, Prediction, TaskSpec
+from understudy.schemas import AttributionExample, AttributionOptions, Hyperparameters, Prediction, TaskSpec
 from understudy.training.recipes import plan_arms
 from understudy.training.run import train
 from understudy.training.spec import TrainResult, TrainSpec
@@ -114,7 +114,7 @@ def _annotate(work: Path, task: TaskSpec, teacher: TrainResult, options: argpars
     started = time.perf_counter()
     rows = read_examples(work / "train.parquet")
     asked = [AttributionExample(id=row.id, input=row.input, output=row.output) for row in rows]
-    found = attribute(adapter, asked, target="gold", labels=task.labels, top_k=options.top_k)
+    found = attribute(adapter, asked, AttributionOptions(target="gold", labels=task.labels, top_k=options.top_k))
     seconds = time.perf_counter() - started
     pairs = zip(rows, found, strict=True)
     write_annotated(work / "annotated.parquet", [AnnotatedExample(example=a, attribution=b) for a, b in pairs])
