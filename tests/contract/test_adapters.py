@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
+from understudy.attribution.words import word_spans
 from understudy.errors import ModelError
 from understudy.models.base import Adapter, Batch
+from understudy.models.likelihood import IGNORE
 from understudy.testing import LABELS, SENTENCES
 
 TEXTS = SENTENCES[:4]
@@ -62,17 +65,33 @@ def test_padding_has_no_gradient(adapter: Adapter) -> None:
 
 
 def test_more_padding_changes_nothing(adapter: Adapter) -> None:
-    """At either end where positions are relative or follow the mask, behind the text where they are counted."""
+    """Before a decoder's prompt; behind the text where positions are counted; at either end where they are relative."""
     batch = adapter.encode([TEXTS[0]], [GOLD[0]])
     expected = adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
-    causal = adapter.architecture == "causal"
-    either = causal or hasattr(adapter.model.config, "relative_attention_num_buckets")
-    for sides in ((0, 2), (2, 0)) if either else ((0, 2),):
+    for sides in padding_sides(adapter):
         ids = torch.nn.functional.pad(batch.ids, sides, value=adapter.neutral_id)
         mask = torch.nn.functional.pad(batch.mask, sides, value=0)
         torch.testing.assert_close(
             adapter.score(adapter.embed(ids), mask, batch.labels), expected, rtol=1e-9, atol=1e-12
         )
+
+
+def padding_sides(adapter: Adapter) -> list[tuple[int, int]]:
+    if adapter.architecture == "causal":
+        return [(2, 0)]
+    return [(0, 2), (2, 0)] if hasattr(adapter.model.config, "relative_attention_num_buckets") else [(0, 2)]
+
+
+def test_more_padding_behind_the_target_changes_nothing(adapter: Adapter) -> None:
+    if adapter.architecture == "classifier":
+        pytest.skip("a label has one token")
+    batch = adapter.encode([TEXTS[0]], ["the plot is thin"])
+    embeds = adapter.embed(batch.ids)
+    labels = torch.nn.functional.pad(batch.labels, (0, 2), value=IGNORE)
+    torch.testing.assert_close(
+        adapter.score(embeds, batch.mask, labels), adapter.score(embeds, batch.mask, batch.labels), rtol=1e-9, atol=0
+    )
+    assert adapter.token_scores(embeds, batch.mask, labels)[:, -2:].abs().max() == 0
 
 
 def test_the_model_is_frozen_and_in_eval_mode(adapter: Adapter) -> None:
@@ -123,14 +142,19 @@ def test_odd_texts_do_no_harm(adapter: Adapter, text: str) -> None:
 def test_a_long_text_is_cut_and_the_template_stays(adapter: Adapter) -> None:
     text = "wonderful acting " * 300
     batch = adapter.encode([text], ["positive"])
-    assert batch.ids.shape[1] == adapter.max_tokens
+    target = batch.labels.shape[1] if adapter.architecture == "causal" else 0
+    assert batch.ids.shape[1] + target == adapter.max_tokens
     assert batch.truncated[0] > 0
     spans = [span for span in batch.offsets[0] if span]
     assert spans[0][0] == 0
     assert spans[-1][1] < len(text)
     suffix = adapter.task.template.partition("{input}")[2]
-    ids = batch.ids[0][batch.labels[0].eq(-100)] if adapter.architecture == "causal" else batch.ids[0]
-    assert adapter.tokenizer.decode(ids, skip_special_tokens=True).strip().lower().endswith(suffix.strip().lower())
+    assert (
+        adapter.tokenizer.decode(batch.ids[0], skip_special_tokens=True)
+        .strip()
+        .lower()
+        .endswith(suffix.strip().lower())
+    )
 
 
 def test_kept_and_cut_tokens_add_up(adapter: Adapter) -> None:
@@ -152,9 +176,90 @@ def test_a_template_that_fills_the_window_is_refused(adapter: Adapter) -> None:
 
 def test_lengths_are_those_of_the_batch(adapter: Adapter) -> None:
     for text, length in zip(TEXTS, adapter.lengths(TEXTS), strict=True):
-        batch = adapter.encode([text], ["positive"])
-        target = int(batch.labels.ne(-100).sum()) if adapter.architecture == "causal" else 0
-        assert batch.ids.shape == (1, length + target)
+        assert adapter.encode([text], ["positive"]).ids.shape == (1, length)
+
+
+OPEN = ("the plot is thin", "negative", "a film about rain", "one joke")
+
+
+def answers(adapter: Adapter) -> tuple[str, ...]:
+    """An answer for each text: of several tokens where there can be such."""
+    return GOLD if adapter.architecture == "classifier" else OPEN
+
+
+def test_the_score_is_the_mean_of_the_tokens_own_scores(adapter: Adapter) -> None:
+    batch = adapter.encode(TEXTS, answers(adapter))
+    embeds = adapter.embed(batch.ids)
+    scores, own = adapter.token_scores(embeds, batch.mask, batch.labels), adapter.own(batch.labels)
+    assert scores.shape == own.shape == batch.labels.shape
+    assert scores[~own].abs().sum() == 0
+    expected = torch.stack([row[mine].mean() for row, mine in zip(scores, own, strict=True)])
+    torch.testing.assert_close(adapter.score(embeds, batch.mask, batch.labels), expected)
+
+
+def test_one_token_can_be_explained(adapter: Adapter) -> None:
+    batch = adapter.encode(TEXTS, answers(adapter))
+    embeds = adapter.embed(batch.ids)
+    scores = adapter.token_scores(embeds, batch.mask, batch.labels)
+    for s in range(batch.labels.shape[1]):
+        asked = replace(batch, token=s)
+        torch.testing.assert_close(adapter.objective(asked)(embeds, *asked.rows), scores[:, s])
+
+
+def test_a_contrast_is_the_difference_of_two_scores(adapter: Adapter) -> None:
+    one, other = answers(adapter), answers(adapter)[1:] + answers(adapter)[:1]
+    batch = adapter.encode(TEXTS, one, other)
+    embeds = adapter.embed(batch.ids)
+    explained, instead = (adapter.encode(TEXTS, targets) for targets in (one, other))
+    difference = adapter.score(embeds, batch.mask, explained.labels) - adapter.score(embeds, batch.mask, instead.labels)
+    torch.testing.assert_close(adapter.objective(batch)(embeds, *batch.rows), difference)
+
+
+def test_a_contrast_is_antisymmetric(adapter: Adapter) -> None:
+    there, back = (adapter.encode(TEXTS[:1], [one], [other]) for one, other in (LABELS[:2], LABELS[1::-1]))
+    embeds = adapter.embed(there.ids)
+    values = [adapter.objective(batch)(embeds, *batch.rows) for batch in (there, back)]
+    torch.testing.assert_close(values[0], -values[1])
+
+
+def test_target_tokens_say_the_target(adapter: Adapter) -> None:
+    batch = adapter.encode(TEXTS, answers(adapter))
+    for target, tokens, own in zip(
+        answers(adapter), adapter.target_tokens(batch), adapter.own(batch.labels), strict=True
+    ):
+        assert len(tokens) == own.sum()
+        assert "".join(tokens).replace(" ", "") == target.replace(" ", "")
+
+
+def test_words_are_left_out_as_token_ids(adapter: Adapter) -> None:
+    """The model reads what is left; the template and the special tokens are always part of that."""
+    text = TEXTS[0]
+    whole = adapter.tokenize([text])[0]
+    words = word_spans(text)
+    gone, alone = whole.without(words[:2]), whole.only(words[:2])
+    fixed = [token for token, span in zip(whole.ids, whole.offsets, strict=True) if span is None]
+    assert len(gone.ids) + len(alone.ids) == len(whole.ids) + len(fixed)
+    batch = adapter.collate([gone, alone, whole], [text] * 3, ["positive"] * 3)
+    for i, row in enumerate((gone, alone, whole)):
+        assert batch.ids[i][batch.mask[i].bool()].tolist() == row.ids
+    scores = adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
+    assert len(set(scores.tolist())) == 3
+    torch.testing.assert_close(scores[2:], adapter.score(*embedded(adapter, [text], ["positive"])))
+
+
+def embedded(adapter: Adapter, texts: Sequence[str], targets: Sequence[str]) -> tuple[torch.Tensor, ...]:
+    batch = adapter.encode(texts, targets)
+    return adapter.embed(batch.ids), batch.mask, batch.labels
+
+
+def test_the_likelihoods_of_a_text_with_words_left_out_are_its_own(adapter: Adapter) -> None:
+    whole = adapter.tokenize(TEXTS[:1])[0]
+    rows = [whole, whole.without(word_spans(TEXTS[0])[:3]), whole.only([]), whole.only(word_spans(TEXTS[0])[:1])]
+    together = adapter.likelihoods(rows, [LABELS] * 4)
+    assert together[0] == pytest.approx(adapter.log_likelihoods(TEXTS[:1], [LABELS])[0], rel=1e-9)
+    assert len({row[0] for row in together}) == 4
+    for row, found in zip(rows, together, strict=True):
+        assert adapter.likelihoods([row], [LABELS])[0] == pytest.approx(found, rel=1e-9)
 
 
 def test_likelihoods_do_not_depend_on_neighbours(adapter: Adapter) -> None:

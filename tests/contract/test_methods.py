@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from understudy.attribution.attribute import attribute
-from understudy.attribution.methods import METHODS, IntegratedGradients
+from understudy.attribution.methods import METHODS, IntegratedGradients, make_method
 from understudy.models.base import Adapter
-from understudy.schemas import Attribution, AttributionExample
+from understudy.schemas import Attribution, AttributionExample, AttributionOptions
 from understudy.testing import LABELS, SENTENCES, TARGETS
 
 EXAMPLES = [
@@ -23,6 +23,13 @@ EXAMPLES = [
     AttributionExample(id="short", input="fun", output="neutral"),
 ]
 
+SETTINGS: dict[str, dict[str, float | int | str]] = {
+    "integrated_gradients": {"n_steps": 5},
+    "smooth_grad": {"n_samples": 3},
+    "gradient_shap": {"n_samples": 3},
+}
+"""Few passes each: what is asked here does not depend on their number."""
+
 
 @pytest.fixture(params=sorted(METHODS))
 def method(request: pytest.FixtureRequest) -> str:
@@ -30,7 +37,8 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 def explain(adapter: Adapter, method: str, examples: list[AttributionExample], budget: int = 256) -> list[Attribution]:
-    return attribute(adapter, examples, method=method, labels=LABELS, max_padded_tokens=budget)
+    options = AttributionOptions(method=method, settings=SETTINGS.get(method, {}), labels=LABELS, target="gold")
+    return attribute(adapter, examples, options, max_padded_tokens=budget)
 
 
 def assert_same(one: Attribution, other: Attribution) -> None:
@@ -63,7 +71,7 @@ def test_the_order_of_the_examples_never_matters(adapter: Adapter, method: str) 
 
 def test_padding_scores_zero(adapter: Adapter, method: str) -> None:
     batch = adapter.encode([SENTENCES[0], "fun"], ["positive", "negative"])
-    scores = METHODS.get(method)()(adapter, batch)
+    scores = make_method(method, SETTINGS.get(method, {}))(adapter, batch)
     assert scores.shape == batch.ids.shape
     assert scores[batch.mask.eq(0)].abs().max() == 0
     assert scores[batch.text_tokens].abs().min() > 0

@@ -48,31 +48,40 @@ def test_the_likelihood_of_a_candidate_includes_its_end(adapter: Adapter) -> Non
     assert found[0][1] == pytest.approx(expected.item(), rel=1e-10)
 
 
-def test_the_target_is_scored_and_never_attributed(adapter: Adapter) -> None:
-    batch = adapter.encode(SENTENCES[:2], ["positive", "the plot is thin"])
-    scored = batch.labels.ne(-100)
-    assert not (scored & batch.text_tokens).any()
-    assert torch.equal(batch.labels[scored], batch.ids[scored])
-    assert scored[:, -1].all()
+def test_a_prompt_ends_where_its_target_begins(adapter: Adapter) -> None:
+    """Prompts are padded on the left and targets on the right, so that one column of logits predicts all beginnings."""
+    targets = ["positive", "the plot is thin"]
+    batch = adapter.encode(SENTENCES[:2], targets)
+    assert batch.mask[:, -1].all()
+    assert batch.labels[:, 0].ne(-100).all()
+    for labels, target in zip(batch.labels, targets, strict=True):
+        assert labels[labels.ne(-100)].tolist() == target_ids(adapter.tokenizer, adapter.task.template, target)
+    assert batch.text_tokens.shape == batch.ids.shape
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_positions_follow_the_mask(adapter: Adapter, side: str) -> None:
-    """Padding between neither side and the text may shift what a decoder takes for a token's position."""
+def test_positions_follow_the_mask(adapter: Adapter) -> None:
+    """Padding before the text may not shift what a decoder takes for a token's position."""
     batch = adapter.encode(SENTENCES[:1], ["positive"])
-    padding = (5, 0) if side == "left" else (0, 5)
-    ids, mask, labels = (
-        torch.nn.functional.pad(tensor, padding, value=value)
-        for tensor, value in ((batch.ids, adapter.neutral_id), (batch.mask, 0), (batch.labels, -100))
+    ids, mask = (
+        torch.nn.functional.pad(tensor, (5, 0), value=value)
+        for tensor, value in ((batch.ids, adapter.neutral_id), (batch.mask, 0))
     )
     expected = adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
-    torch.testing.assert_close(adapter.score(adapter.embed(ids), mask, labels), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(adapter.score(adapter.embed(ids), mask, batch.labels), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_two_answers_are_scored_behind_the_same_prompt(adapter: Adapter) -> None:
+    """The longer one cuts the prompt for both, or the contrast would compare two texts."""
+    text, long = "dull film " * 100, "the plot is thin, but the acting is wonderful"
+    batch = adapter.encode([text], ["positive"], [long])
+    assert batch.against is not None
+    assert batch.ids.shape[1] + batch.against.shape[1] == adapter.max_tokens
 
 
 def test_the_prompt_is_cut_and_never_the_target(adapter: Adapter) -> None:
     target = "the plot is thin, but the acting is wonderful"
     batch = adapter.encode(["dull film " * 100], [target])
-    assert batch.ids.shape[1] == adapter.max_tokens
+    assert batch.ids.shape[1] + batch.labels.shape[1] == adapter.max_tokens
     assert batch.labels[batch.labels.ne(-100)].tolist() == target_ids(adapter.tokenizer, adapter.task.template, target)
     with pytest.raises(ModelError, match="the target takes"):
         adapter.encode(["dull"], ["wonderful " * 200])
@@ -118,9 +127,12 @@ def test_a_target_is_tokenised_as_it_follows_the_prompt(adapter: Adapter) -> Non
 
 def test_an_empty_prompt_becomes_the_start_token(adapter: Adapter) -> None:
     bare = adapter.with_template("{input}")
-    rows = bare.tokenize([""])
-    assert rows[0].ids == [adapter.tokenizer.bos_token_id]
-    assert rows[0].offsets == [None]
+    batch = bare.encode(["", "dull"], ["positive", "positive"])
+    assert batch.ids[0, -1] == adapter.tokenizer.bos_token_id
+    assert batch.mask[0].sum() == 1
+    assert set(batch.offsets[0]) == {None}
+    likelihoods = bare.likelihoods([bare.tokenize(["dull"])[0].without([(0, 4)])], [["positive"]])
+    assert likelihoods == [pytest.approx(bare.log_likelihoods([""], [["positive"]])[0])]
 
 
 def test_only_the_logits_that_are_needed_are_computed(adapter: Adapter) -> None:

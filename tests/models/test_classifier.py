@@ -46,7 +46,7 @@ def test_a_model_that_only_counts_its_labels_takes_the_tasks_names_in_order(tmp_
     counted = ("LABEL_0", "LABEL_1", "LABEL_2")
     folder = str(tiny_classifier(tmp_path, labels=counted))
     named = load_adapter(folder, task=TaskSpec(kind="classification", labels=LABELS))
-    assert named.encode(SENTENCES[:3], LABELS).labels.tolist() == [0, 1, 2]
+    assert named.encode(SENTENCES[:3], LABELS).labels.tolist() == [[0], [1], [2]]
     with pytest.raises(ModelError, match="'a', 'b': it has LABEL_0, LABEL_1, LABEL_2") as caught:
         load_adapter(folder, task=TaskSpec(kind="classification", labels=("a", "b")))
     assert caught.value.param == "labels"

@@ -4,7 +4,7 @@ import pytest
 
 from understudy.errors import ModelError
 from understudy.models.scratch import corpus, train_tokenizer
-from understudy.models.text import Template, bounded_target, clean, pad, tokenize
+from understudy.models.text import Encoded, Template, bounded_target, clean, pad, tokenize
 from understudy.testing import SENTENCES, TARGETS
 
 FAMILIES = ("bert", "gpt2", "t5")
@@ -72,3 +72,43 @@ def test_a_target_is_never_cut() -> None:
     assert bounded_target([1, 2, 3], 3) == [1, 2, 3]
     with pytest.raises(ModelError, match="takes 4 tokens and the model's window is 3"):
         bounded_target([1, 2, 3, 4], 3)
+
+
+ROW = Encoded(ids=[1, 2, 3, 4, 5, 6], offsets=[None, (0, 3), (3, 6), (5, 8), None, (9, 10)], truncated=2)
+
+
+@pytest.mark.parametrize(
+    ("spans", "left_out"),
+    [
+        ([], set()),
+        ([(0, 3)], {2}),
+        ([(0, 4)], {2, 3}),  # a token that lies across the edge goes too
+        ([(5, 6)], {3, 4}),  # two tokens share the character
+        ([(3, 6), (9, 10)], {3, 4, 6}),
+        ([(8, 9)], set()),  # the space between
+        ([(0, 10)], {2, 3, 4, 6}),
+    ],
+)
+def test_the_tokens_that_touch_a_span_are_left_out_or_kept_alone(
+    spans: list[tuple[int, int]], left_out: set[int]
+) -> None:
+    gone, alone = ROW.without(spans), ROW.only(spans)
+    assert gone.ids == [token for token in ROW.ids if token not in left_out]
+    assert alone.ids == [token for token in ROW.ids if token in left_out | {1, 5}]
+    assert gone.truncated == alone.truncated == 2
+    for row in (gone, alone):
+        assert row.offsets == [ROW.offsets[token - 1] for token in row.ids]
+
+
+def test_a_row_is_cut_from_the_end_of_the_users_text() -> None:
+    row = Encoded(ids=[1, 2, 3, 4, 5], offsets=[None, (0, 1), (1, 2), (2, 3), None], truncated=1)
+    assert row.cut(5) == row.cut(6) == row
+    assert row.cut(4) == Encoded([1, 2, 3, 5], [None, (0, 1), (1, 2), None], truncated=2)
+    assert row.cut(3) == Encoded([1, 2, 5], [None, (0, 1), None], truncated=3)
+    with pytest.raises(ModelError, match="take 2 of the model's 2 tokens"):
+        row.cut(2)
+
+
+def test_what_has_no_text_cannot_be_cut() -> None:
+    with pytest.raises(ModelError, match="shorten the template"):
+        Encoded(ids=[1, 2], offsets=[None, None]).cut(1)
