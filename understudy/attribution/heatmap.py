@@ -1,4 +1,4 @@
-"""Attributions as a page: one HTML file without scripts, fetching nothing, readable in light and dark. Imports no torch.
+"""Attributions as a page: one HTML file without scripts that fetches nothing, for light and dark. Imports no torch.
 
 The template holds the words and the looks; what is here cuts each text into its words and what stands between them,
 and turns scores into strengths. Knows no method and no model: what is to be said of them is in `facts`.
@@ -6,16 +6,20 @@ and turns scores into strengths. Knows no method and no model: what is to be sai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from understudy.schemas import Attribution, Faithfulness, Word
+from understudy.schemas import Attribution, Faithfulness, TokenRow, Word
 
-__all__ = ["MEASURES", "Measure", "Piece", "pieces", "signed", "to_html"]
+__all__ = ["MEASURES", "Measure", "Piece", "figure", "measured", "percent", "pieces", "score", "to_html"]
+
+_MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,14 @@ MEASURES = (
 class Piece:
     """A piece of a text. `word` is None between words; `strength` is its score over the largest of its text, -1 to 1.
 
-    `chosen` marks the words of the rationale.
+    `chosen` marks the words of the rationale, `cut` what stands behind the last word that the model has read.
     """
 
     text: str
     word: Word | None = None
     strength: float = 0.0
     chosen: bool = False
+    cut: bool = False
 
 
 def to_html(
@@ -63,15 +68,24 @@ def to_html(
     """The page of these results, one below the other, each with its own text of `texts`.
 
     `facts` are shown above them as they are (model, method, precision). `headings` name each result; without them it is
-    its id or its number. Raises ValueError where results and texts differ in number.
+    its id or its number. Raises ValueError where results, texts and headings differ in number.
     """
     names = headings or [one.id or f"Example {number}" for number, one in enumerate(results, start=1)]
-    shown = [
-        {"name": name, "found": one, "pieces": pieces(text, one), "measured": _measured(one.faithfulness)}
+    examples = [
+        {
+            "name": name,
+            "found": one,
+            "pieces": pieces(text, one),
+            "measured": measured(one.faithfulness),
+            "rows": _rows(one.rows or ()),
+        }
         for name, one, text in zip(names, results, texts, strict=True)
     ]
-    negative = any(signed(one) for one in results)
-    return _page().render(title=title, facts=facts, examples=shown, signed=negative)
+    kinds = {measure.key for one in results for measure, _ in measured(one.faithfulness)}
+    known = [measure for measure in MEASURES if measure.key in kinds]
+    return _page().render(
+        title=title, facts=facts, examples=examples, measures=known, signed=any(map(_signed, results))
+    )
 
 
 def pieces(text: str, found: Attribution) -> list[Piece]:
@@ -81,22 +95,33 @@ def pieces(text: str, found: Attribution) -> list[Piece]:
     cut: list[Piece] = []
     place = 0
     for word in found.words:
-        cut += [
-            Piece(text[place : word.start]),
-            Piece(text[word.start : word.end], word, word.score / most, word.start in chosen),
-        ]
+        between = Piece(text[place : word.start])
+        cut += [between, Piece(text[word.start : word.end], word, word.score / most, word.start in chosen)]
         place = word.end
-    return [piece for piece in [*cut, Piece(text[place:])] if piece.text]
+    rest = Piece(text[place:], cut=found.truncated > 0)
+    return [piece for piece in [*cut, rest] if piece.text]
 
 
-def signed(found: Attribution) -> bool:
-    """Whether some word speaks against the explained answer: the maps of some methods have no sign."""
-    return any(word.score < 0 for word in found.words)
-
-
-def _measured(found: Faithfulness | None) -> list[tuple[Measure, float]]:
+def measured(found: Faithfulness | None) -> list[tuple[Measure, float]]:
+    """The figures that there are, in the order of MEASURES."""
     values = found.model_dump() if found else {}
     return [(measure, values[measure.key]) for measure in MEASURES if values.get(measure.key) is not None]
+
+
+def _signed(found: Attribution) -> bool:
+    """Whether a word speaks against the explained answer: the maps of some methods have no sign."""
+    rows = found.rows or ()
+    return any(word.score < 0 for word in found.words) or any(score < 0 for row in rows for score in row.scores)
+
+
+def _rows(rows: Sequence[TokenRow]) -> list[dict[str, Any]]:
+    """Each row's token, and its scores with their strengths: one scale and as many decimals for all rows of a text."""
+    most = max((abs(score) for row in rows for score in row.scores), default=0.0) or 1.0
+    digits = min(9, max(0, 2 - math.floor(math.log10(most))))  # three significant ones of the largest
+    return [
+        {"token": row.token, "cells": [(_decimals(score, digits), score / most) for score in row.scores]}
+        for row in rows
+    ]
 
 
 @cache
@@ -108,10 +133,24 @@ def _page() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": _score}
+    environment.filters |= {"score": score, "figure": figure, "percent": percent}
     return environment.get_template("heatmap.html.j2")
 
 
-def _score(value: float) -> str:
-    """Three significant digits with the sign."""
-    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+def score(value: float) -> str:
+    """Three significant digits, always with a sign."""
+    return f"{value:+.3g}".replace("-", _MINUS)
+
+
+def figure(value: float) -> str:
+    """Three decimals; the sign only where it is a minus."""
+    return _decimals(value, 3)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share == 0 or share >= 0.001 else "under 0.1 %"
+
+
+def _decimals(value: float, digits: int) -> str:
+    """Without a sign where nothing is left of the value."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", _MINUS)
