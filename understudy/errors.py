@@ -9,6 +9,7 @@ the wire catches the same names.
     │   ├── UnknownName         not one of the choices, which the message lists
     │   ├── PayloadTooLarge
     │   └── UnsupportedContent
+    ├── Unauthorized            no API key, or one that is not known here
     ├── NotFound
     │   ├── ModelNotFound
     │   └── ArtifactNotFound
@@ -41,6 +42,7 @@ __all__ = [
     "Overloaded",
     "PayloadTooLarge",
     "StageFailed",
+    "Unauthorized",
     "Unavailable",
     "UnderstudyError",
     "UnknownName",
@@ -94,6 +96,12 @@ class PayloadTooLarge(InvalidRequest):
 class UnsupportedContent(InvalidRequest):
     status = 415
     code = "unsupported_content_type"
+
+
+class Unauthorized(UnderstudyError):
+    status = 401
+    code = "unauthorized"
+    type = "invalid_request_error"
 
 
 class NotFound(UnderstudyError):

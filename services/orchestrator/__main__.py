@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.orchestrator.app import create_app
 from services.orchestrator.settings import Settings
-from understudy.web import serve
+from understudy.server import serve
 
 if __name__ == "__main__":
     settings = Settings()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.teacher.app import create_app
 from services.teacher.settings import Settings
-from understudy.web import serve
+from understudy.server import serve
 
 if __name__ == "__main__":
     settings = Settings()

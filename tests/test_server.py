@@ -1,0 +1,157 @@
+"""A service as a process of its own: what it refuses at the start, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from understudy.errors import InvalidRequest
+from understudy.server import refuse_open_door
+
+ROOT = Path(__file__).parents[1]
+
+PROGRAM = """
+import asyncio
+import sys
+from contextlib import asynccontextmanager
+
+from understudy.server import serve
+from understudy.web import make_app
+
+
+@asynccontextmanager
+async def lifespan(_):
+    yield
+    print("ended well", flush=True)
+
+
+async def ready(_):
+    return {}
+
+
+app = make_app("test", description="", lifespan=lifespan, ready=ready, max_body=1000, cancel=True)
+
+
+@app.post("/work/{seconds}")
+async def work(seconds: float, body: dict[str, int]) -> dict[str, int]:
+    await asyncio.sleep(seconds)
+    return body
+
+
+serve("test", app, "127.0.0.1", int(sys.argv[1]), drain_seconds=float(sys.argv[2]))
+"""
+
+
+@contextmanager
+def _running(port: int, drain_seconds: float) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", PROGRAM, str(port), str(drain_seconds)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not _ready(port):
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _in_threads(count: int, work: Callable[[int], None]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_not_one_request_is_lost_when_a_service_under_load_is_told_to_end(free_port: int) -> None:
+    """Clients stop when they see that the service is not ready, as a balancer does; until then all are answered."""
+    url, stop, failures, answered = f"http://127.0.0.1:{free_port}", threading.Event(), [], []
+
+    def caller(number: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.post(f"/work/{0.01 * (number % 5)}", json={"n": number})
+                    assert answer.status_code == 200
+                    assert answer.json() == {"n": number}
+                    answered.append(answer.headers.get("connection"))
+                except Exception as error:
+                    failures.append(error)
+
+    with _running(free_port, drain_seconds=1.0) as process:
+        threads = _in_threads(16, caller)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        while _ready(free_port):
+            time.sleep(0.02)
+        noticed = time.monotonic() - told
+        time.sleep(0.3)  # a balancer needs a while
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+        code = process.wait(10)
+        assert process.stdout is not None
+        output = process.stdout.read()
+    assert failures == []
+    assert len(answered) > 50
+    assert answered.count("close") >= 16  # every connection was asked to go elsewhere
+    assert noticed < 0.5
+    assert (code, "ended well" in output) == (0, True), output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_accepted_is_finished_when_there_is_no_time_to_drain(free_port: int, number: int) -> None:
+    answers: list[int] = []
+
+    def caller(i: int) -> None:
+        answers.append(httpx.post(f"http://127.0.0.1:{free_port}/work/1.0", json={"n": i}, timeout=30).status_code)
+
+    with _running(free_port, drain_seconds=0.0) as process:
+        threads = _in_threads(8, caller)
+        time.sleep(0.5)
+        process.send_signal(number)
+        for thread in threads:
+            thread.join(30)
+        assert process.wait(10) == 0
+        assert process.stdout is not None
+        assert "ended well" in process.stdout.read()
+    assert answers == [200] * 8
+
+
+def test_a_second_signal_does_not_wait_for_the_drain(free_port: int) -> None:
+    with _running(free_port, drain_seconds=60.0) as process:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "teacher.example.org"])
+def test_an_address_that_others_reach_needs_a_key(host: str) -> None:
+    with pytest.raises(InvalidRequest, match="UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS=true"):
+        refuse_open_door(host, guarded=False, setting="UNDERSTUDY_TEACHER")
+    refuse_open_door(host, guarded=True, setting="UNDERSTUDY_TEACHER")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_an_address_of_this_machine_alone_needs_none(host: str) -> None:
+    refuse_open_door(host, guarded=False, setting="UNDERSTUDY_TEACHER")

@@ -1,0 +1,229 @@
+"""What happens to every request before a route sees it and after: its bounds, its key, its id, its log line, its end.
+
+An ASGI middleware around a whole application. Knows no route; what it refuses has the one error shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+
+import structlog
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from understudy.errors import InternalError, InvalidRequest, PayloadTooLarge, Unauthorized, UnderstudyError
+from understudy.metrics import Metrics
+
+__all__ = ["HEALTH", "Edge", "Keys", "render"]
+
+log = structlog.get_logger()
+
+HEALTH = ("/livez", "/readyz")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CLIENT_LEFT = 499  # nginx's number for it; nobody is left to read it but the log and the metrics
+
+
+def render(error: UnderstudyError) -> JSONResponse:
+    """The answer that says what went wrong."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+
+
+class Keys:
+    """The API keys that open a service, each as it is or as `sha256:<hex>`. None at all opens it to everybody."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def check(self, authorization: str) -> None:
+        """Raise Unauthorized unless the header's value has one of the keys. Takes equally long for any wrong key."""
+        if not self._digests:
+            return
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthorized("this service needs an API key: send the header 'Authorization: Bearer <key>'")
+        given = hashlib.sha256(key.strip().encode("latin-1")).digest()
+        if not any(hmac.compare_digest(given, known) for known in self._digests):
+            raise Unauthorized("the API key is not one that this service knows")
+
+
+class Edge:
+    """Bounds the body, also where no Content-Length is sent; checks the key; gives each request an id, on its answer
+    and in the log; counts it; and, with `cancel`, ends the work of a request whose client has left.
+
+    While the application's `state.draining` is true, every answer asks its client to connect anew, elsewhere.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body: int,
+        max_body_at: Mapping[str, int],
+        keys: Keys,
+        open_paths: Collection[str],
+        metrics: Metrics,
+        cancel: bool,
+    ) -> None:
+        self.app = _WhileConnected(app) if cancel else app
+        self.max_body = max_body
+        self.max_body_at = max_body_at
+        self.keys = keys
+        self.open_paths = frozenset(open_paths)
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        status, began = 0, time.perf_counter()
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
+                if scope["app"].state.draining:
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        self.metrics.began()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._admitted(scope, receive, tagged)
+            except _ClientLeft:
+                status = _CLIENT_LEFT
+            except Exception as error:
+                if status:
+                    raise  # half an answer is out already; the server closes the connection, which says so
+                await render(_told(error, scope))(scope, receive, tagged)
+            finally:
+                self._ended(scope, status or _CLIENT_LEFT, time.perf_counter() - began)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on whose key is right, and no more of its body than it may have."""
+        headers = dict(scope["headers"])
+        if scope["path"] not in self.open_paths:
+            self.keys.check(headers.get(b"authorization", b"").decode("latin-1"))
+        most = self.max_body_at.get(scope["path"], self.max_body)
+        too_large = PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > most:
+            raise too_large
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most:
+                raise too_large
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _ended(self, scope: Scope, status: int, seconds: float) -> None:
+        self.metrics.ended(scope["method"], getattr(scope.get("route"), "path", None), status, seconds)
+        if (scope["method"] != "GET" or status >= 400) and scope["path"] not in HEALTH:
+            spent = round(1000 * seconds, 1)
+            log.info("request", method=scope["method"], path=scope["path"], status=status, ms=spent)
+
+
+class _ClientLeft(Exception):
+    """The client closed its connection before the answer was complete."""
+
+
+class _WhileConnected:
+    """Cancels the application's work on a request whose client has left, which servers do not do by themselves.
+
+    It listens from where the body ends, if there is one. An application that listens too is told what this has heard.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        work = asyncio.current_task()
+        assert work is not None
+        listener: asyncio.Task[None] | None = None
+        left = answered = False
+        early: list[Message] = []
+
+        async def listen() -> None:
+            nonlocal left
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not answered:
+                left = True
+                work.cancel()
+
+        async def heard() -> Message:
+            nonlocal listener
+            if early:
+                return early.pop()
+            if listener is not None:
+                await asyncio.shield(listener)
+                return {"type": "http.disconnect"}
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                listener = asyncio.create_task(listen())
+            return message
+
+        async def sent(message: Message) -> None:
+            nonlocal answered
+            answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        if _has_no_body(scope):  # then the application may never ask for it
+            early.append(await heard())
+        try:
+            await self.app(scope, heard, sent)
+        except asyncio.CancelledError:
+            if left and work.uncancel() == 0:
+                raise _ClientLeft from None
+            raise  # somebody else wants the end of it
+        finally:
+            if listener is not None:
+                listener.cancel()
+
+
+def _has_no_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
+
+
+def _told(error: Exception, scope: Scope) -> UnderstudyError:
+    """What a caller may know of an error. The cause of a defect of ours goes to the log, under the request's id."""
+    if isinstance(error, UnderstudyError):
+        return error
+    log.error("defect", path=scope["path"], exc_info=error)
+    return InternalError("an unexpected error occurred: the service's log has it under this request's id")
+
+
+def _digest(key: str) -> bytes:
+    if not key.startswith("sha256:"):
+        return hashlib.sha256(key.encode()).digest()
+    digits = key.removeprefix("sha256:").lower()
+    if not _DIGEST.fullmatch(digits):
+        raise InvalidRequest("an API key that begins with 'sha256:' has 64 hex digits behind it", param="api_keys")
+    return bytes.fromhex(digits)

@@ -1,0 +1,53 @@
+"""What a service counts about itself, in Prometheus' text format. Knows no route and no model.
+
+Each application has a registry of its own, so that several live in one process. Labels are of few values: an address
+is counted under its route's template, never as it was sent.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+__all__ = ["Metrics"]
+
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """The requests of one application and what its process uses; a service adds its own to `registry`."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        labels = ["method", "route"]
+        self._requests = Counter(
+            "understudy_http_requests",
+            "Requests that have ended; status 499 where the client left before the answer",
+            [*labels, "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "understudy_http_request_seconds",
+            "From a request's first byte to its answer's last",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._open = Gauge("understudy_http_requests_open", "Requests that have not ended", registry=self.registry)
+
+    def began(self) -> None:
+        self._open.inc()
+
+    def ended(self, method: str, route: str | None, status: int, seconds: float) -> None:
+        """Count one request. `route` is a template such as `/v1/models/{model}`, None for an unknown address."""
+        named = (method if method in _METHODS else "other", route or "(none)")
+        self._open.dec()
+        self._requests.labels(*named, str(status)).inc()
+        self._seconds.labels(*named).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
