@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from services.teacher.desk import Desk
 from services.teacher.engine import Engine
 from services.teacher.readiness import Readiness
-from services.teacher.routes.native import router
+from services.teacher.routes import kserve, native, open_inference
 from services.teacher.routes.state import State
 from services.teacher.settings import Settings
 from understudy.batching import ModelThread
@@ -47,7 +47,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         ready=_ready,
         max_body=chosen.max_body_bytes,
     )
-    app.include_router(router)
+    for protocol in (native, kserve, open_inference):
+        app.include_router(protocol.router)
+    app.add_middleware(open_inference.StringErrors)
     return app
 
 

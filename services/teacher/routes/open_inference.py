@@ -1,0 +1,255 @@
+"""The Open Inference Protocol V2, with the binary tensor and the model repository extensions.
+
+The protocol: https://github.com/kserve/open-inference-protocol (`inference_rest.md`); the extensions are Triton's. What
+the tensors mean is said in `tensors.py`. A model's one version is its fingerprint. Errors are `{"error": "<message>"}`
+at all of these addresses, whoever raised them: see `StringErrors`.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version as version_of
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.teacher.desk import Desk
+from services.teacher.routes import tensors
+from services.teacher.routes.state import TheDesk
+from understudy.errors import InternalError, InvalidRequest, ModelNotFound, Unavailable
+from understudy.open_inference import HEADER_LENGTH, InferRequest, read_request, unpack, write_response
+
+__all__ = ["StringErrors", "router"]
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"])
+
+
+# --- server ----------------------------------------------------------------------------------------------------------
+
+
+@router.get("", summary="The server's name, version and extensions")
+async def server() -> dict[str, Any]:
+    return {
+        "name": "understudy-teacher",
+        "version": version_of("understudy"),
+        "extensions": ["binary_tensor_data", "model_repository"],
+    }
+
+
+@router.get("/health/live", summary="The event loop runs")
+async def live() -> dict[str, bool]:
+    return {"live": True}
+
+
+@router.get("/health/ready", summary="The service can do its work")
+async def ready(request: Request) -> dict[str, bool]:
+    request.state.readiness.details()
+    return {"ready": True}
+
+
+# --- models: a name may hold slashes, so the longest addresses come first ---------------------------------------------
+
+
+class ModelReady(BaseModel):
+    name: str
+    ready: bool = True
+
+
+class MetadataTensor(BaseModel):
+    """`-1` is a dimension of any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(BaseModel):
+    name: str
+    versions: tuple[str, ...]
+    platform: str = "pytorch_safetensors"
+    inputs: tuple[MetadataTensor, ...] = tuple(
+        MetadataTensor(name=name, datatype="BYTES", shape=shape) for name, shape in tensors.INPUTS.items()
+    )
+    outputs: tuple[MetadataTensor, ...] = tuple(
+        MetadataTensor(name=name, datatype=datatype, shape=(-1,)) for name, datatype in tensors.OUTPUTS.items()
+    )
+
+
+@router.post("/models/{model:path}/versions/{version}/infer", summary="Answers and words of this version of a model")
+async def infer_version(model: str, version: str, request: Request, desk: TheDesk) -> Response:
+    asked = await _inference(request, desk)
+    await _check_version(desk, model, version)
+    return await _infer(desk, model, asked)
+
+
+@router.post("/models/{model:path}/infer", summary="The model's answers, and the words that decided them, as tensors")
+async def infer(model: str, request: Request, desk: TheDesk) -> Response:
+    return await _infer(desk, model, await _inference(request, desk))
+
+
+@router.get("/models/{model:path}/versions/{version}/ready", summary="This version of a model is in memory")
+async def version_ready(model: str, version: str, desk: TheDesk) -> ModelReady:
+    _in_memory(desk, model)
+    await _check_version(desk, model, version)
+    return ModelReady(name=model)
+
+
+@router.get("/models/{model:path}/ready", summary="A model is in memory; asking does not load it")
+async def model_ready(model: str, desk: TheDesk) -> ModelReady:
+    _in_memory(desk, model)
+    return ModelReady(name=model)
+
+
+@router.get("/models/{model:path}/versions/{version}", summary="The tensors of this version of a model")
+async def version_metadata(model: str, version: str, desk: TheDesk) -> ModelMetadata:
+    await _check_version(desk, model, version)
+    return ModelMetadata(name=model, versions=(version,))
+
+
+@router.get("/models/{model:path}", summary="A model's tensors and version; it is loaded if it has to be")
+async def model_metadata(model: str, desk: TheDesk) -> ModelMetadata:
+    return ModelMetadata(name=model, versions=((await desk.info(model)).fingerprint,))
+
+
+def _in_memory(desk: Desk, model: str) -> None:
+    if not desk.is_loaded(model):
+        raise Unavailable(f"model '{model}' is not in memory: load it, or name it in a request")
+
+
+async def _check_version(desk: Desk, model: str, version: str) -> None:
+    own = (await desk.info(model)).fingerprint
+    if own != version:
+        raise ModelNotFound(f"model '{model}' has no version '{version}': its one version is '{own}'", param="version")
+
+
+async def _inference(request: Request, desk: Desk) -> InferRequest:
+    body = await request.body()
+    encoding = request.headers.get("content-encoding")
+    unpacked = unpack(body, encoding, most=desk.engine.settings.max_body_bytes)
+    return read_request(unpacked, request.headers.get(HEADER_LENGTH))
+
+
+async def _infer(desk: Desk, model: str, asked: InferRequest) -> Response:
+    about: dict[str, Any] = {"model_name": model}
+    if tensors.explains(asked):
+        explained = await desk.attribute(tensors.attribution_request(model, asked))
+        outputs = tensors.attribution_tensors(explained)
+        about["model_version"] = explained.fingerprint
+        about["parameters"] = {
+            "method": explained.method,
+            "settings": json.dumps(explained.settings),
+            "target": explained.target,
+            "precision": explained.precision,
+        }
+    else:
+        outputs = tensors.prediction_tensors(await desk.predict(tensors.prediction_request(model, asked)))
+    body, length = write_response(asked, outputs, about)
+    if length is None:
+        return Response(body, media_type="application/json")
+    return Response(body, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
+
+
+# --- repository ------------------------------------------------------------------------------------------------------
+
+
+class RepositoryBody(BaseModel):
+    """What a client of the repository may send; `ready` asks for models in memory, and the index has no others."""
+
+    ready: bool = False
+    parameters: dict[str, Any] = {}
+
+
+class ModelState(BaseModel):
+    name: str
+    version: str
+    state: Literal["READY"] = "READY"
+    reason: str = ""
+
+
+@router.post("/repository/index", summary="The models in memory; any that is offered here can be loaded by its name")
+async def index(request: Request, desk: TheDesk) -> list[ModelState]:
+    await _repository_body(request)
+    return [ModelState(name=model.id, version=model.fingerprint) for model in desk.loaded()]
+
+
+@router.post("/repository/models/{model:path}/load", summary="Load a model, so that it is ready for requests")
+async def load(model: str, request: Request, desk: TheDesk) -> dict[str, Any]:
+    if (await _repository_body(request)).parameters:
+        raise InvalidRequest("parameters: none is read here: a model is loaded as it was published", param="parameters")
+    await desk.load(model)
+    return {"name": model, "load": True}
+
+
+@router.post("/repository/models/{model:path}/unload", summary="Put a model out of memory")
+async def unload(model: str, request: Request, desk: TheDesk) -> dict[str, Any]:
+    """The parameter `unload_dependents` of the protocol changes nothing: no model here depends on another."""
+    await _repository_body(request)
+    await desk.unload(model)
+    return {"name": model, "unload": True}
+
+
+async def _repository_body(request: Request) -> RepositoryBody:
+    """Read it whatever its content type: the stock client sends none, and often no body."""
+    try:
+        return RepositoryBody.model_validate_json(await request.body() or b"{}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise InvalidRequest(f"{where}: {first['msg']}", param="parameters") from error
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+class StringErrors:
+    """Gives every error under `/v2` the protocol's shape, with its status and its other headers as they are.
+
+    Around the whole application, since a body that is too large or an unknown address never comes to a route. A defect
+    goes on after it was answered here: the application logs it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not (scope["path"] + "/").startswith("/v2/"):
+            await self.app(scope, receive, send)
+            return
+        begun = False
+        held: list[Message] = []  # an error's messages, until all of it is there
+
+        async def reshaped(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+            if not held and message.get("status", 200) < 400:
+                await send(message)
+                return
+            held.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                await _answer(send, held[0], b"".join(part.get("body", b"") for part in held[1:]))
+
+        try:
+            await self.app(scope, receive, reshaped)
+        except Exception:
+            if not begun:
+                defect = InternalError("an unexpected error occurred: the service's log has it")
+                start = {"type": "http.response.start", "status": defect.status, "headers": _JSON}
+                await _answer(send, start, json.dumps(defect.body()).encode())
+            raise
+
+
+_JSON = [(b"content-type", b"application/json")]
+
+
+async def _answer(send: Send, start: Message, native: bytes) -> None:
+    """Send the answer that begins with `start` and has a body in the native shape, with a body in the protocol's."""
+    message = tensors.said_of_tensors(json.loads(native)["error"]["message"])
+    body = json.dumps({"error": message}, ensure_ascii=False).encode()
+    headers = MutableHeaders(raw=list(start["headers"]))
+    headers["content-length"] = str(len(body))
+    await send({**start, "headers": headers.raw})
+    await send({"type": "http.response.body", "body": body})
