@@ -16,11 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.attribution.attribute import attribute
+from understudy.attribution.methods import make_method
 from understudy.attribution.plausibility import match
 from understudy.models.base import Adapter
 from understudy.schemas import Attribution, AttributionExample, AttributionOptions
 
-__all__ = ["COLUMNS", "CONTROLS", "Column", "Comparison", "Figure", "Highlighted", "MethodRow", "compare"]
+__all__ = [
+    "COLUMNS",
+    "CONTROLS",
+    "Column",
+    "Comparison",
+    "Figure",
+    "Highlighted",
+    "MethodRow",
+    "compare",
+    "rank_correlation",
+]
 
 Settings = Mapping[str, float | int | str]
 
@@ -31,6 +42,7 @@ CHUNK = 64
 """Examples explained at once: how often progress is told, and how many one method is timed on."""
 
 RESAMPLES = 1000
+_BLOCK = 100  # resamples drawn at once: bounds the memory for many examples
 CONFIDENCE = 0.95
 
 
@@ -128,16 +140,19 @@ def compare(
 ) -> Comparison:
     """Explain the examples with each method and with both controls, and say how good the maps are.
 
-    `options` say what is explained and how words are chosen; their `method`, `settings` and `faithfulness` are set
-    here. `seed` is the bootstrap's. `progress(done, total)` counts examples times methods. What `attribute` raises is
-    raised; `examples[64:][3]` in a message is the fourth example behind the first 64.
+    `options` say what is explained and how words are chosen; their `method`, `settings`, `faithfulness`, `rows` and
+    `predict` are set here. `seed` is the bootstrap's. `progress(done, total)` counts examples times methods. Raises
+    what `attribute` raises; `examples[64:][3]` in a message is the fourth example behind the first 64.
     """
     asked = [AttributionExample(id=one.id, input=one.input, output=one.output, choices=one.choices) for one in examples]
     lineup = [*methods, *((name, {}) for name in CONTROLS if name not in dict(methods))]
+    for method, settings in lineup:
+        make_method(method, settings)  # refuse before the model has worked
+    asked_of_all = {"faithfulness": True, "rows": False, "predict": options.target == "predicted"}
     rows: list[MethodRow] = []
     first: list[Attribution] = []
     for place, (method, settings) in enumerate(lineup):
-        chosen = options.model_copy(update={"method": method, "settings": dict(settings), "faithfulness": True})
+        chosen = options.model_copy(update={"method": method, "settings": dict(settings), **asked_of_all})
         found: list[Attribution] = []
         for chunk in _explain(adapter, asked, chosen, max_padded_tokens):
             found += chunk
@@ -173,8 +188,8 @@ def _explain(
 def _seconds(
     adapter: Adapter, asked: Sequence[AttributionExample], options: AttributionOptions, max_padded_tokens: int
 ) -> float:
-    """The time of the maps alone. The model's own answers are left out, unless they are what is explained."""
-    alone = options.model_copy(update={"faithfulness": False, "predict": options.target == "predicted"})
+    """The time of the maps alone, and of the model's own answers where they are what is explained."""
+    alone = options.model_copy(update={"faithfulness": False})
     started = time.perf_counter()
     attribute(adapter, asked, alone, max_padded_tokens=max_padded_tokens)
     return time.perf_counter() - started
@@ -190,29 +205,31 @@ def _measured(
         for key, value in (item for part in judged if part is not None for item in vars(part).items()):
             if value is not None:
                 figures[key].append(value)
-    correlations = [_rank_correlation(*pair) for pair in zip(found, first, strict=True)] if first else []
+    scores = ([[word.score for word in one.words] for one in maps] for maps in (found, first))
+    correlations = [rank_correlation(*pair) for pair in zip(*scores, strict=True)] if first else []
     figures["agreement"] = [value for value in correlations if value is not None]
     return figures
 
 
-def _rank_correlation(one: Attribution, other: Attribution) -> float | None:
-    """Spearman's, over the words of one text; None where a map gives every word the same score."""
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's, in [-1, 1]; None where either side gives everything the same score."""
     ours, theirs = _ranks(one), _ranks(other)
     if min(len(np.unique(ours)), len(np.unique(theirs))) < 2:
         return None
     return float(np.corrcoef(ours, theirs)[0, 1])
 
 
-def _ranks(found: Attribution) -> NDArray[np.float64]:
-    """The rank of each word's score; equal scores share the mean of their ranks."""
-    _, places, counts = np.unique([word.score for word in found.words], return_inverse=True, return_counts=True)
+def _ranks(scores: Sequence[float]) -> NDArray[np.float64]:
+    """The rank of each score; equal scores share the mean of their ranks."""
+    _, places, counts = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[places]
 
 
 def _figure(values: Sequence[float], seed: int) -> Figure:
     """The mean, and the percentile interval of the means of examples drawn again with replacement."""
     random, known = np.random.default_rng(seed), np.asarray(values)
-    means = [random.choice(known, len(known)).mean() for _ in range(RESAMPLES)]
+    draws = (random.integers(len(known), size=(_BLOCK, len(known))) for _ in range(RESAMPLES // _BLOCK))
+    means = np.concatenate([known[draw].mean(-1) for draw in draws])
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return Figure(float(known.mean()), float(low), float(high), len(known))
