@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from understudy.errors import InvalidRequest
+from understudy.models.attention import Attention
 from understudy.models.text import Encoded, Template, tokenize
 from understudy.schemas import TaskSpec
 
@@ -127,6 +128,13 @@ class Adapter(ABC):
         return self.collate(self.tokenize(texts), texts, targets, against)
 
     @abstractmethod
+    def stack(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """Ids and mask of rows, padded to the longest: 2 x (B, T).
+
+        The mask comes from the rows' lengths, because a text may hold the padding token itself.
+        """
+
+    @abstractmethod
     def collate(
         self,
         encoded: Sequence[Encoded],
@@ -175,6 +183,10 @@ class Adapter(ABC):
 
         return explained
 
+    @abstractmethod
+    def attention(self, batch: Batch) -> Attention | None:
+        """Where the model looks when it is asked for the batch's labels; None where it has no attention weights."""
+
     @property
     @abstractmethod
     def neutral_id(self) -> int:
@@ -202,6 +214,7 @@ class Adapter(ABC):
         """Greedy answers with their probability (product over the answer's tokens).
 
         `template` replaces the task's for this call. Raises ModelError for a model that cannot write (a classifier).
+        An answer that would not fit into the window as a target is cut, so that each answer can be explained.
         """
 
     def answers(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from understudy.batching import plan_batches
 from understudy.errors import ModelError
+from understudy.models.attention import Attention, head_means, with_attention
 from understudy.models.base import Adapter, Batch
 from understudy.models.likelihood import (
     IGNORE,
@@ -27,7 +27,8 @@ from understudy.models.likelihood import (
     sum_log_probabilities,
     target_logits,
 )
-from understudy.models.text import Encoded, Template, bounded_target, clean, own_texts, pad, tokenize
+from understudy.models.passes import in_batches
+from understudy.models.text import Encoded, Template, bounded_target, clean, fitting, own_texts, pad, tokenize
 from understudy.schemas import TaskSpec
 
 __all__ = ["CausalAdapter", "prompt_template", "target_ids"]
@@ -69,6 +70,12 @@ class CausalAdapter(Adapter):
         """Prompts that leave `reserve` tokens of the window to the target."""
         return tokenize(self.tokenizer, prompt_template(self.task.template), texts, self.max_tokens - reserve)
 
+    def stack(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """Padded on the left; a prompt without any token becomes the start token."""
+        rows = [row.ids or [self._start_id()] for row in encoded]
+        ids = pad(rows, self.neutral_id, left=True).to(self.device)
+        return ids, pad([[1] * len(row) for row in rows], 0, left=True).to(self.device)
+
     def collate(
         self,
         encoded: Sequence[Encoded],
@@ -79,8 +86,8 @@ class CausalAdapter(Adapter):
         answers = [self._explained(target) for target in targets]
         others = None if against is None else [self._explained(target) for target in against]
         room = [max(map(len, pair)) for pair in zip(answers, others or answers, strict=True)]
-        prompts = [self._prompt(row, taken) for row, taken in zip(encoded, room, strict=True)]
-        ids, mask = self._stack(prompts)
+        prompts = [row.cut(self.max_tokens - taken) for row, taken in zip(encoded, room, strict=True)]
+        ids, mask = self.stack(prompts)
         return Batch(
             texts=tuple(texts),
             encoded=tuple(prompts),
@@ -105,24 +112,41 @@ class CausalAdapter(Adapter):
     def target_tokens(self, batch: Batch) -> list[list[str]]:
         return own_texts(self.tokenizer, batch.labels, self.own(batch.labels))
 
+    def attention(self, batch: Batch) -> Attention | None:
+        """Each token of the answer is read from the position before it."""
+        own = self.own(batch.labels)
+        whole, extra = self._behind(batch.mask, own)
+        sequence = torch.cat([self.embed(batch.ids), self.embed(batch.labels.clamp_min(0))], 1)
+        layers = head_means(
+            with_attention(self.model, inputs_embeds=sequence, attention_mask=whole, **extra), "attentions"
+        )
+        if not layers:
+            return None
+        width, answer = batch.ids.shape[1], own.shape[1]
+        reading = layers[0].new_zeros(len(own), answer, width + answer)
+        steps = torch.arange(answer, device=self.device)
+        reading[:, steps, width - 1 + steps] = own.to(reading.dtype)
+        return Attention(layers, reading)
+
     @torch.inference_mode()
     def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         targets = {text: self._target(text, ended=True) for row in candidates for text in row}
         pairs = [(i, targets[text]) for i, row in enumerate(candidates) for text in row]
         prompts = [  # one cut for all candidates of a text, so that they are compared behind the same prompt
-            self._prompt(row, max((len(targets[name]) for name in names), default=1))
+            row.cut(self.max_tokens - max((len(targets[name]) for name in names), default=1))
             for row, names in zip(encoded, candidates, strict=True)
         ]
-        values: dict[int, float] = {}
-        for batch in plan_batches([len(prompts[i].ids) + len(ids) for i, ids in pairs], self.max_padded_tokens):
-            ids, mask = self._stack([prompts[pairs[k][0]] for k in batch])
-            labels = pad([pairs[k][1] for k in batch], IGNORE).to(self.device)  # (B, S)
+
+        def read(positions: Sequence[int]) -> list[float]:
+            ids, mask = self.stack([prompts[pairs[k][0]] for k in positions])
+            labels = pad([pairs[k][1] for k in positions], IGNORE).to(self.device)  # (B, S)
             sequence = torch.cat([ids, labels.clamp_min(0)], 1)
-            logits = self._logits(mask, self.own(labels), input_ids=sequence)
-            values |= zip(batch, sum_log_probabilities(logits, labels).tolist(), strict=True)
+            return sum_log_probabilities(self._logits(mask, self.own(labels), input_ids=sequence), labels).tolist()
+
+        lengths = [len(prompts[i].ids) + len(ids) for i, ids in pairs]
         found: list[list[float]] = [[] for _ in encoded]
-        for k, (i, _) in enumerate(pairs):
-            found[i].append(values[k])
+        for (i, _), value in zip(pairs, in_batches(lengths, self.max_padded_tokens, read), strict=True):
+            found[i].append(value)
         return found
 
     @torch.inference_mode()
@@ -130,46 +154,50 @@ class CausalAdapter(Adapter):
         self, texts: Sequence[str], max_new_tokens: int = 64, template: str | None = None
     ) -> list[tuple[str, float]]:
         max_new_tokens = min(max_new_tokens, self.max_tokens // 2)
-        rows = [self._prompt(row, max_new_tokens) for row in self.with_template(template).tokenize(texts)]
+        rows = [row.cut(self.max_tokens - max_new_tokens) for row in self.with_template(template).tokenize(texts)]
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             pad_token_id=self.neutral_id,
         )
-        found: dict[int, tuple[str, float]] = {}
-        for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
-            ids, mask = self._stack([rows[i] for i in batch])
+
+        def write(positions: Sequence[int]) -> list[tuple[str, float]]:
+            ids, mask = self.stack([rows[i] for i in positions])
             greedy = GreedySteps()
             written = self.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[greedy]
             )
             answers = written[:, ids.shape[1] :]
-            texts_ = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+            found = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
             chances = path_probabilities(greedy.steps, answers, self.end_ids)
-            found |= {i: (text.strip(), chance) for i, text, chance in zip(batch, texts_, chances, strict=True)}
-        return [found[i] for i in range(len(texts))]
+            return [
+                (self._fitting(text.strip(), rows[i]), chance)
+                for i, text, chance in zip(positions, found, chances, strict=True)
+            ]
+
+        return in_batches([len(row.ids) for row in rows], self.max_padded_tokens, write)
 
     def _logits(self, mask: Tensor, own: Tensor, **inputs: Tensor) -> Tensor:
         """The logits that predict each target token: prompts with targets, (B, T), (B, S) -> (B, S, V)."""
-        whole = torch.cat([mask, own.to(mask.dtype)], 1)  # (B, T + S)
+        whole, extra = self._behind(mask, own)
         keep = own.shape[1] + 1
+        return self.model(**inputs, attention_mask=whole, **extra).logits[:, -keep:-1]
+
+    def _behind(self, mask: Tensor, own: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """The mask of prompts with their targets behind them, (B, T + S), and what goes with it."""
+        whole = torch.cat([mask, own.to(mask.dtype)], 1)
         extra: dict[str, Any] = {
             "position_ids": (whole.cumsum(-1) - 1).clamp_min(0),
-            "logits_to_keep": keep,
+            "logits_to_keep": own.shape[1] + 1,
             "use_cache": False,
         }
-        accepted = {name: value for name, value in extra.items() if name in self._accepted}
-        return self.model(**inputs, attention_mask=whole, **accepted).logits[:, -keep:-1]
+        return whole, {name: value for name, value in extra.items() if name in self._accepted}
 
-    def _stack(self, prompts: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """(B, T) ids and mask, padded on the left."""
-        ids = pad([row.ids for row in prompts], self.neutral_id, left=True).to(self.device)
-        return ids, pad([[1] * len(row.ids) for row in prompts], 0, left=True).to(self.device)
-
-    def _prompt(self, row: Encoded, reserve: int) -> Encoded:
-        """The prompt with room for the target behind it; an empty one becomes the start token."""
-        return row.cut(self.max_tokens - reserve) if row.ids else Encoded([self._start_id()], [None], row.truncated)
+    def _fitting(self, answer: str, prompt: Encoded) -> str:
+        """What of an answer fits behind one token of its text, with the token that ends it."""
+        room = self.max_tokens - prompt.fixed - 2
+        return fitting(answer, lambda text: len(target_ids(self.tokenizer, self.task.template, text)), room)
 
     def _explained(self, target: str) -> list[int]:
         """The tokens that say the answer; a blank one, which has none, is explained by the token that ends it."""

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.batching import plan_batches
 from understudy.errors import ModelError
+from understudy.models.attention import Attention, head_means, with_attention
 from understudy.models.base import Adapter, Batch
 from understudy.models.likelihood import target_logits
+from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, pad
 from understudy.schemas import TaskSpec
 
@@ -53,6 +54,10 @@ class ClassifierAdapter(Adapter):
         mask = self.tokenizer.mask_token_id
         return int(self.tokenizer.pad_token_id if mask is None else mask)
 
+    def stack(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        ids = pad([row.ids for row in encoded], int(self.tokenizer.pad_token_id)).to(self.device)
+        return ids, pad([[1] * len(row.ids) for row in encoded], 0).to(self.device)
+
     def collate(
         self,
         encoded: Sequence[Encoded],
@@ -60,7 +65,7 @@ class ClassifierAdapter(Adapter):
         targets: Sequence[str],
         against: Sequence[str] | None = None,
     ) -> Batch:
-        ids, mask = self._stack(encoded)
+        ids, mask = self.stack(encoded)
         return Batch(
             texts=tuple(texts),
             encoded=tuple(encoded),
@@ -103,13 +108,18 @@ class ClassifierAdapter(Adapter):
     def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """Log-softmax over the candidates asked for, so that a label nobody asked for takes no probability."""
         wanted = [self._indices(row) for row in candidates]
-        found: dict[int, list[float]] = {}
-        for batch in plan_batches([len(row.ids) for row in encoded], self.max_padded_tokens):
-            ids, mask = self._stack([encoded[i] for i in batch])
-            logits = self.model(input_ids=ids, attention_mask=mask).logits  # (B, L)
-            for i, row in zip(batch, logits.double(), strict=True):
-                found[i] = row[wanted[i]].log_softmax(-1).tolist()
-        return [found[i] for i in range(len(encoded))]
+
+        def read(positions: Sequence[int]) -> list[list[float]]:
+            ids, mask = self.stack([encoded[i] for i in positions])
+            logits = self.model(input_ids=ids, attention_mask=mask).logits.double()  # (B, L)
+            return [row[wanted[i]].log_softmax(-1).tolist() for i, row in zip(positions, logits, strict=True)]
+
+        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
+
+    def attention(self, batch: Batch) -> Attention | None:
+        outputs = with_attention(self.model, inputs_embeds=self.embed(batch.ids), attention_mask=batch.mask)
+        layers = head_means(outputs, "attentions")
+        return Attention(layers, self._pooling(outputs, batch.mask).unsqueeze(1)) if layers else None
 
     def generate(self, *_: Any, **__: Any) -> list[tuple[str, float]]:
         raise ModelError("a classifier cannot write: give labels, or choices for each row", param="model")
@@ -119,9 +129,17 @@ class ClassifierAdapter(Adapter):
         other.label_ids = label_ids(self.model.config, task.labels)
         return other
 
-    def _stack(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        ids = pad([row.ids for row in rows], int(self.tokenizer.pad_token_id)).to(self.device)
-        return ids, pad([[1] * len(row.ids) for row in rows], 0).to(self.device)
+    def _pooling(self, outputs: Any, mask: Tensor) -> Tensor:
+        """The share of each token in what the head reads, (B, T): gated, the mean, or else the first token."""
+        gates = getattr(outputs, "gate_logits", None)
+        pooling = getattr(self.model.config, "pooling", None) or getattr(self.model.config, "classifier_pooling", None)
+        if gates is not None:
+            weights = gates.sigmoid() * mask
+        elif pooling == "mean":
+            weights = mask.to(outputs.logits.dtype)
+        else:
+            weights = torch.zeros_like(mask, dtype=outputs.logits.dtype).index_fill(1, mask.new_tensor([0]), 1)
+        return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
     def _labels(self, names: Iterable[str]) -> Tensor:
         return torch.tensor(self._indices(names), device=self.device).unsqueeze(-1)  # (B, 1)

@@ -39,11 +39,15 @@ class EncoderClassifierConfig(PreTrainedConfig):
 
 @dataclass
 class EncoderClassifierOutput(ModelOutput):
-    """`gate_logits` are one logit a token, padding at the dtype's minimum; None with mean pooling."""
+    """`gate_logits` are one logit a token, padding at the dtype's minimum; None with mean pooling.
+
+    `attentions` are the encoder's, where they were asked for: (B, H, T, T) a layer.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None  # (B, L)
     gate_logits: Tensor | None = None  # (B, T)
+    attentions: tuple[Tensor, ...] | None = None
 
 
 def drop_pooler(encoder: Any) -> Any:
@@ -84,9 +88,10 @@ class EncoderClassifier(PreTrainedModel):
         **kwargs: Any,
     ) -> EncoderClassifierOutput:
         """Classify (B, T) ids or (B, T, D) embeddings; a missing mask means that nothing is padding."""
-        hidden = self.encoder(
+        encoded = self.encoder(
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
-        ).last_hidden_state  # (B, T, D)
+        )
+        hidden = encoded.last_hidden_state  # (B, T, D)
         real = (
             hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask.to(hidden.dtype)
         )  # (B, T)
@@ -101,7 +106,8 @@ class EncoderClassifier(PreTrainedModel):
         pooled = (weights.unsqueeze(-1) * hidden).sum(1) / total  # (B, D)
         logits = self.head(self.dropout(pooled))  # (B, L)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return EncoderClassifierOutput(loss=loss, logits=logits, gate_logits=gate_logits)
+        attentions = getattr(encoded, "attentions", None)
+        return EncoderClassifierOutput(loss=loss, logits=logits, gate_logits=gate_logits, attentions=attentions)
 
 
 AutoConfig.register(EncoderClassifierConfig.model_type, EncoderClassifierConfig)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from understudy.batching import plan_batches
+from understudy.models.attention import Attention, head_means, with_attention
 from understudy.models.base import Adapter, Batch
 from understudy.models.likelihood import (
     IGNORE,
@@ -24,7 +24,8 @@ from understudy.models.likelihood import (
     sum_log_probabilities,
     target_logits,
 )
-from understudy.models.text import Encoded, bounded_target, clean, own_texts, pad
+from understudy.models.passes import in_batches
+from understudy.models.text import Encoded, bounded_target, clean, fitting, own_texts, pad
 
 __all__ = ["Seq2SeqAdapter"]
 
@@ -39,6 +40,10 @@ class Seq2SeqAdapter(Adapter):
     def neutral_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
+    def stack(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        ids = pad([row.ids for row in encoded], self.neutral_id).to(self.device)
+        return ids, pad([[1] * len(row.ids) for row in encoded], 0).to(self.device)
+
     def collate(
         self,
         encoded: Sequence[Encoded],
@@ -46,7 +51,7 @@ class Seq2SeqAdapter(Adapter):
         targets: Sequence[str],
         against: Sequence[str] | None = None,
     ) -> Batch:
-        ids, mask = self._stack(encoded)
+        ids, mask = self.stack(encoded)
         return Batch(
             texts=tuple(texts),
             encoded=tuple(encoded),
@@ -78,63 +83,83 @@ class Seq2SeqAdapter(Adapter):
     def target_tokens(self, batch: Batch) -> list[list[str]]:
         return own_texts(self.tokenizer, batch.labels, self.own(batch.labels))
 
+    def attention(self, batch: Batch) -> Attention | None:
+        """The answer is read where the decoder looks into the text, as the mean over its layers."""
+        outputs = with_attention(
+            self.model,
+            inputs_embeds=self.embed(batch.ids),
+            attention_mask=batch.mask,
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(batch.labels),
+            use_cache=False,
+        )
+        layers, cross = (head_means(outputs, field) for field in ("encoder_attentions", "cross_attentions"))
+        if not (layers and cross):
+            return None
+        return Attention(layers, torch.stack(cross).mean(0) * self.own(batch.labels).unsqueeze(-1))
+
     @torch.inference_mode()
     def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """One encoder pass a text; its candidates share the states and go through the decoder in batches."""
-        found: list[list[float]] = [[] for _ in encoded]
         targets = {text: self._target(text) for row in candidates for text in row}
-        for batch in plan_batches([len(row.ids) for row in encoded], self.max_padded_tokens):
-            ids, mask = self._stack([encoded[i] for i in batch])
+
+        def read(positions: Sequence[int]) -> list[list[float]]:
+            ids, mask = self.stack([encoded[i] for i in positions])
             states = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
-            pairs = [(place, targets[text]) for place, i in enumerate(batch) for text in candidates[i]]
+            pairs = [(place, targets[text]) for place, i in enumerate(positions) for text in candidates[i]]
+            found: list[list[float]] = [[] for _ in positions]
             for chunk in self._chunks(pairs):
                 owners = torch.tensor([place for place, _ in chunk], device=self.device)
-                labels = pad([target for _, target in chunk], IGNORE).to(self.device)  # (C, S)
-                logits = self.model(
-                    encoder_outputs=BaseModelOutput(last_hidden_state=states[owners]),
-                    attention_mask=mask[owners],
-                    decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
-                    use_cache=False,
-                ).logits  # (C, S, V)
-                for (place, _), value in zip(chunk, sum_log_probabilities(logits, labels).tolist(), strict=True):
-                    found[batch[place]].append(value)
-        return found
+                values = self._log_probabilities(states[owners], mask[owners], [target for _, target in chunk])
+                for (place, _), value in zip(chunk, values, strict=True):
+                    found[place].append(value)
+            return found
+
+        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
 
     @torch.inference_mode()
     def generate(
         self, texts: Sequence[str], max_new_tokens: int = 64, template: str | None = None
     ) -> list[tuple[str, float]]:
-        found: dict[int, tuple[str, float]] = {}
         rows = self.with_template(template).tokenize(texts)
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
         )
-        for batch in plan_batches([len(row.ids) for row in rows], self.max_padded_tokens):
-            ids, mask = self._stack([rows[i] for i in batch])
+
+        def write(positions: Sequence[int]) -> list[tuple[str, float]]:
+            ids, mask = self.stack([rows[i] for i in positions])
             greedy = GreedySteps()
             written = self.model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[greedy]
             )
             answers = written[:, 1:]  # without the decoder's start token
-            for i, text, probability in zip(
-                batch,
-                self.tokenizer.batch_decode(answers, skip_special_tokens=True),
-                path_probabilities(greedy.steps, answers, self.end_ids),
-                strict=True,
-            ):
-                found[i] = (text.strip(), probability)
-        return [found[i] for i in range(len(texts))]
+            found = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+            chances = path_probabilities(greedy.steps, answers, self.end_ids)
+            return [(self._fitting(text.strip()), chance) for text, chance in zip(found, chances, strict=True)]
 
-    def _stack(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """(B, T) ids and mask; the mask comes from lengths, because a text may hold the padding token itself."""
-        ids = pad([row.ids for row in rows], self.neutral_id).to(self.device)
-        return ids, pad([[1] * len(row.ids) for row in rows], 0).to(self.device)
+        return in_batches([len(row.ids) for row in rows], self.max_padded_tokens, write)
+
+    def _log_probabilities(self, states: Tensor, mask: Tensor, targets: Sequence[list[int]]) -> list[float]:
+        """Of each target behind its text's encoder states: (C, T, D), (C, T) -> C values."""
+        labels = pad(targets, IGNORE).to(self.device)  # (C, S)
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask,
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
+            use_cache=False,
+        ).logits  # (C, S, V)
+        return sum_log_probabilities(logits, labels).tolist()
+
+    def _ids(self, target: str) -> list[int]:
+        """The target as the decoder is trained on it, special tokens included."""
+        return self.tokenizer(text_target=clean(target), verbose=False)["input_ids"]
+
+    def _fitting(self, answer: str) -> str:
+        return fitting(answer, lambda text: len(self._ids(text)), self.max_tokens)
 
     def _target(self, text: str) -> list[int]:
-        """The target as the decoder is trained on it, special tokens included."""
-        return bounded_target(self.tokenizer(text_target=clean(text), verbose=False)["input_ids"], self.max_tokens)
+        return bounded_target(self._ids(text), self.max_tokens)
 
     def _labels(self, targets: Sequence[str]) -> Tensor:
         return pad([self._target(target) for target in targets], IGNORE).to(self.device)  # (B, S)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from understudy.errors import ModelError
 
-__all__ = ["Encoded", "Template", "bounded_target", "clean", "own_texts", "pad", "tokenize"]
+__all__ = ["Encoded", "Template", "bounded_target", "clean", "fitting", "own_texts", "pad", "tokenize"]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -61,6 +61,12 @@ class Encoded:
         """The same text with no tokens but those that touch one of these spans; template and special tokens stay."""
         return self._where(lambda token: any(start < token[1] and token[0] < end for start, end in spans))
 
+    @property
+    def fixed(self) -> int:
+        """How many tokens stand around the user's text: template and special tokens."""
+        first, last = self._users
+        return len(self.ids) - (last - first)
+
     def cut(self, max_tokens: int) -> Encoded:
         """At most this many tokens: the user's last ones are dropped, never the template's.
 
@@ -69,17 +75,21 @@ class Encoded:
         excess = len(self.ids) - max_tokens
         if excess <= 0:
             return self
-        users = [place for place, span in enumerate(self.offsets) if span is not None]
-        first, last = (users[0], users[-1] + 1) if users else (0, 0)
-        if excess >= last - first:
-            fixed = len(self.ids) - (last - first)
+        if self.fixed >= max_tokens:
             raise ModelError(
-                f"the template and special tokens take {fixed} of the model's {max_tokens} tokens and leave no room "
-                "for a text: shorten the template",
+                f"the template and special tokens take {self.fixed} of the model's {max_tokens} tokens and leave no "
+                "room for a text: shorten the template",
                 param="template",
             )
+        last = self._users[1]
         kept = [*range(last - excess), *range(last, len(self.ids))]
         return self._at(kept, self.truncated + excess)
+
+    @property
+    def _users(self) -> Span:
+        """Where the tokens of the user's text begin and end."""
+        places = [place for place, span in enumerate(self.offsets) if span is not None]
+        return (places[0], places[-1] + 1) if places else (0, 0)
 
     def _where(self, keep: Callable[[Span], bool]) -> Encoded:
         kept = [place for place, span in enumerate(self.offsets) if span is None or keep(span)]
@@ -126,6 +136,13 @@ def bounded_target(ids: list[int], max_tokens: int) -> list[int]:
     if len(ids) > max_tokens:
         raise ModelError(f"the target takes {len(ids)} tokens and the model's window is {max_tokens}", param="output")
     return ids
+
+
+def fitting(text: str, tokens: Callable[[str], int], most: int) -> str:
+    """As much of a text's beginning as takes at most so many tokens, by a function that counts them."""
+    while text and (taken := tokens(text)) > most:
+        text = text[: min(len(text) - 1, len(text) * most // taken)].strip()
+    return text
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
