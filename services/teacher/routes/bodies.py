@@ -26,7 +26,8 @@ def as_request(kind: type[R], fields: Mapping[str, Any], *, whole: str) -> R:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        complaints: list[Any] = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError(
-            [one | {"loc": ("body", *(one["loc"] or (whole,)))} for one in complaints]
-        ) from error
+        raise RequestValidationError([_placed(dict(one), whole) for one in error.errors(include_url=False)]) from error
+
+
+def _placed(complaint: dict[str, Any], whole: str) -> dict[str, Any]:
+    return complaint | {"loc": ("body", *(complaint["loc"] or (whole,)))}

@@ -19,10 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.teacher.desk import Desk
 from services.teacher.routes import tensors
 from services.teacher.routes.state import TheDesk
-from understudy.errors import InternalError, InvalidRequest, ModelNotFound, Unavailable
+from understudy.errors import InvalidRequest, ModelNotFound, Unavailable
 from understudy.open_inference import HEADER_LENGTH, InferRequest, read_request, unpack, write_response
 
-__all__ = ["StringErrors", "router"]
+__all__ = ["HEALTH", "StringErrors", "router"]
+
+HEALTH = ("/v2/health/live", "/v2/health/ready")
+"""The addresses that probes ask, without a key."""
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"])
 
@@ -46,6 +49,8 @@ async def live() -> dict[str, bool]:
 
 @router.get("/health/ready", summary="The service can do its work")
 async def ready(request: Request) -> dict[str, bool]:
+    if request.app.state.draining:
+        raise Unavailable("the service is shutting down")
     request.state.readiness.details()
     return {"ready": True}
 
@@ -207,8 +212,7 @@ async def _repository_body(request: Request) -> RepositoryBody:
 class StringErrors:
     """Gives every error under `/v2` the protocol's shape, with its status and its other headers as they are.
 
-    Around the whole application, since a body that is too large or an unknown address never comes to a route. A defect
-    goes on after it was answered here: the application logs it.
+    Around the whole application, since a body that is too large or an unknown address never comes to a route.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -218,13 +222,9 @@ class StringErrors:
         if scope["type"] != "http" or not (scope["path"] + "/").startswith("/v2/"):
             await self.app(scope, receive, send)
             return
-        begun = False
         held: list[Message] = []  # an error's messages, until all of it is there
 
         async def reshaped(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
             if not held and message.get("status", 200) < 400:
                 await send(message)
                 return
@@ -232,17 +232,7 @@ class StringErrors:
             if message["type"] == "http.response.body" and not message.get("more_body"):
                 await _answer(send, held[0], b"".join(part.get("body", b"") for part in held[1:]))
 
-        try:
-            await self.app(scope, receive, reshaped)
-        except Exception:
-            if not begun:
-                defect = InternalError("an unexpected error occurred: the service's log has it")
-                start = {"type": "http.response.start", "status": defect.status, "headers": _JSON}
-                await _answer(send, start, json.dumps(defect.body()).encode())
-            raise
-
-
-_JSON = [(b"content-type", b"application/json")]
+        await self.app(scope, receive, reshaped)
 
 
 async def _answer(send: Send, start: Message, native: bytes) -> None:
