@@ -8,7 +8,7 @@ may share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -66,8 +66,29 @@ class Seq2SeqAdapter(Adapter):
         return self.model.get_encoder().get_input_embeddings()(ids)
 
     def token_scores(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        return self._decoded(self._states(embeds, mask), mask, labels)
+
+    def objective(self, batch: Batch) -> Callable[..., Tensor]:
+        """As everywhere, but two answers that are compared share one pass of the encoder."""
+        if batch.against is None:
+            return super().objective(batch)
+
+        def contrast(embeds: Tensor, mask: Tensor, labels: Tensor, against: Tensor) -> Tensor:
+            states = self._states(embeds, mask)
+            one, other = (
+                self._decoded(states, mask, each).sum(-1) / self.own(each).sum(-1) for each in (labels, against)
+            )
+            return one - other
+
+        return contrast
+
+    def _states(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """What the encoder makes of the input: (B, T, D), (B, T) -> (B, T, D)."""
+        return self.model.get_encoder()(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+
+    def _decoded(self, states: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         logits = self.model(
-            inputs_embeds=embeds,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,
             decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
             use_cache=False,
