@@ -10,9 +10,9 @@ what it finds. The protocol's `GET /v1/models` and `GET /v1/models/{name}` are t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
@@ -24,8 +24,6 @@ from understudy.errors import InvalidRequest
 from understudy.schemas import AttributionRequest, PredictionRequest, PredictionResponse
 
 __all__ = ["router"]
-
-R = TypeVar("R", AttributionRequest, PredictionRequest)
 
 router = APIRouter(prefix="/v1", tags=["KServe V1"])
 
@@ -44,27 +42,29 @@ class Instances(BaseModel):
 @router.post("/models/{model:path}:predict", summary="The model's own answers, as KServe asks for them")
 async def predict(model: str, body: Instances, desk: TheDesk) -> PredictionResponse:
     """Words are computed only where the option `explain` asks for them: `:explain` is the address for that."""
+    fields = {"explain": False} | _options(body) | {"model": model, "inputs": _objects(body.instances)}
     with _said_of_instances():
-        return await desk.predict(_request(PredictionRequest, "inputs", model, body, {"explain": False}))
+        return await desk.predict(as_request(PredictionRequest, fields, whole="parameters"))
 
 
 @router.post("/models/{model:path}:explain", summary="Which words decided the answers, as KServe asks for them")
 async def explain(model: str, body: Instances, desk: TheDesk) -> dict[str, Any]:
+    fields = _options(body) | {"model": model, "examples": _objects(body.instances)}
     with _said_of_instances():
-        answer = await desk.attribute(_request(AttributionRequest, "examples", model, body, {}))
+        answer = await desk.attribute(as_request(AttributionRequest, fields, whole="parameters"))
     return {"explanations" if key == "results" else key: value for key, value in answer.model_dump(mode="json").items()}
 
 
-def _request(kind: type[R], items: str, model: str, body: Instances, defaults: Mapping[str, Any]) -> R:
+def _options(body: Instances) -> dict[str, Any]:
     beside = body.model_extra or {}
     for name in beside:
         if name in body.parameters:
             raise InvalidRequest(f"{name} is given twice: beside the instances and in parameters", param=name)
-    options = {**defaults, **beside, **body.parameters}
+    options = beside | body.parameters
     for name in ("model", "inputs", "examples"):
         if name in options:
             raise InvalidRequest(f"{name}: there is no such field", param=name)
-    return as_request(kind, options | {"model": model, items: _objects(body.instances)}, whole="parameters")
+    return options
 
 
 def _objects(instances: list[Any]) -> list[dict[str, Any]]:
