@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from understudy import attribute as maps
+from understudy import explain
 from understudy import quickstart as loop
 from understudy.client import OrchestratorClient
 from understudy.display import PhaseBars, report_view
@@ -41,6 +43,9 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """A job's fields by the options that set them: what a user of the command line can change."""
 
+COMPARED_ROWS = 200
+"""Rows that methods are compared on where nobody says how many: enough for intervals, soon done."""
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Distil a large model into a small one.")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
@@ -49,7 +54,18 @@ Host = Annotated[str, typer.Option(help="The address to bind.")]
 OrchestratorPort = Annotated[int, typer.Option(min=0, max=65535, help="The orchestrator's port; 0 takes any free one.")]
 TeacherPort = Annotated[int, typer.Option(min=0, max=65535, help="The teacher's port; 0 takes any free one.")]
 StudentPort = Annotated[int, typer.Option(min=0, max=65535, help="The student's port; 0 takes any free one.")]
+Target = Literal["predicted", "gold", "label"]
+Select = Literal["top_k", "top_share", "threshold", "span"]
+Precision = Literal["float32", "bfloat16", "float16", "float64"]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards, until Ctrl-C.")]
+
+
+ASKED, ANSWER, SHOWN, RUN = "Who explains, and how", "Which answer is explained", "What is shown", "How it runs"
+"""The panels of `understudy attribute --help`."""
+
+
+def _option(panel: str, text: str, *names: str, **bounds: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar="" if names else None, **bounds)
 
 
 @app.command()
@@ -116,6 +132,58 @@ def distill(
         _distill(address, stack, files, job, home)
         if stack:
             _hold(stack, keep)
+
+
+@app.command()
+def attribute(
+    text: Annotated[str, typer.Argument(metavar="TEXT|FILE", help="A text, or a JSONL, CSV or Parquet file of rows.")],
+    model: Annotated[str | None, _option(ASKED, "A folder, an artifact id, an alias or a hub name.")] = None,
+    url: Annotated[str | None, _option(ASKED, "Let the teacher service at this address explain.")] = None,
+    method: Annotated[list[str] | None, _option(ASKED, "As integrated_gradients:n_steps=50; repeatable.")] = None,
+    compare: Annotated[bool, _option(ASKED, "The table of methods, beside random words.", "--compare")] = False,
+    target: Annotated[Target | None, _option(ANSWER, "predicted, unless named.")] = None,
+    label: Annotated[str | None, _option(ANSWER, "Explain this answer.")] = None,
+    against: Annotated[str | None, _option(ANSWER, "Explain why it is not this answer instead.")] = None,
+    labels: Annotated[str | None, _option(ANSWER, "The answers that there are, as in good,bad.")] = None,
+    template: Annotated[str | None, _option(ANSWER, "What the model reads; holds {input} once.")] = None,
+    select: Annotated[Select | None, _option(SHOWN, "How its words are chosen: top_k, unless named.")] = None,
+    top_k: Annotated[int | None, _option(SHOWN, "Words of a rationale: 5, unless named.", min=1, max=100)] = None,
+    rows: Annotated[bool, _option(SHOWN, "Scores for each token of the answer too.", "--rows")] = False,
+    faithfulness: Annotated[bool, _option(SHOWN, "Ask again without the words.", "--faithfulness")] = False,
+    html: Annotated[Path | None, _option(SHOWN, "Write the maps as a page.")] = None,
+    out: Annotated[Path | None, _option(SHOWN, "Write one attribution a line.")] = None,
+    as_json: Annotated[bool, _option(SHOWN, "Print JSON alone.", "--json")] = False,
+    limit: Annotated[int | None, _option(RUN, "That many rows of FILE, evenly spread over it.", min=1)] = None,
+    batch: Annotated[int, _option(RUN, "Tokens of one pass, padding counted.", min=1)] = 2048,
+    device: Annotated[str, _option(RUN, "cpu, cuda or cuda:1; auto takes cuda where there is one.")] = "auto",
+    dtype: Annotated[Precision, _option(RUN, "The precision of the model.")] = "float32",
+    home: Annotated[Path, _option(RUN, "The folder of the stack whose artifacts can be named.")] = Path(".understudy"),
+) -> None:
+    """Which words decide a model's answer: of TEXT, or of each row of FILE."""
+    asked: dict[str, Any] = {"target": target or ("label" if label else None), "label": label, "against": against}
+    asked |= {"labels": labels and tuple(labels.split(",")), "template": template, "select": select, "top_k": top_k}
+    with _named_as_options():
+        options = explain.options({**asked, "rows": rows, "faithfulness": faithfulness})
+        source = explain.read(text, limit or (COMPARED_ROWS if compare else None))
+        methods = [explain.parse_method(one) for one in method or ()]
+        to = maps.Outputs(html, out, as_json)
+        store = home / "artifacts"
+        with maps.answering(model, url, store=store, device=device, dtype=dtype, batch=batch) as explainer:
+            if compare:
+                maps.show_comparison(console, explainer, source, methods or explain.default_methods(), options, to)
+            else:
+                maps.show_maps(console, explainer, source, methods or [("saliency", {})], options, to)
+
+
+@contextmanager
+def _named_as_options() -> Iterator[None]:
+    """An error about a field of a request is one about the option that sets it."""
+    try:
+        yield
+    except UnderstudyError as error:
+        field = (error.param or "").partition(".")[0]
+        error.param = "--method" if field == "settings" else f"--{field.replace('_', '-')}" if field else None
+        raise
 
 
 def _distill(address: str, stack: Stack | None, files: dict[str, Path], job: dict[str, Any], home: Path) -> None:

@@ -5,7 +5,7 @@ Renders only; fetches nothing and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,12 +16,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from understudy.attribution.terminal import bracketed, marked
 from understudy.evaluation.report import Comparison, Report
-from understudy.schemas import Prediction, Word
+from understudy.schemas import Prediction
 
 __all__ = ["PhaseBars", "prediction_view", "report_view"]
 
-_HIGHLIGHT = "bold black on yellow"
 _VERDICT_STYLE = {"BEATS": "bold green", "DOES NOT BEAT": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
@@ -88,7 +88,7 @@ def report_view(report: Report) -> RenderableType:
 def prediction_view(text: str, prediction: Prediction, *, colours: bool = True) -> RenderableType:
     """The text with the words that the student names highlighted, in brackets where there are no colours."""
     words = prediction.words or ()
-    shown = _marked(text, words) if colours else Text(_bracketed(text, words))
+    shown = marked(text, words) if colours else Text(bracketed(text, words))
     label = Text(prediction.label, style="bold green").append(f"  {prediction.probability:.0%}\n", style="not bold dim")
     return Padding(Group(shown, label), (0, 2))
 
@@ -168,16 +168,3 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return str(number)
-
-
-def _marked(text: str, words: Sequence[Word]) -> Text:
-    shown = Text(text)
-    for word in words:
-        shown.stylize(_HIGHLIGHT, word.start, word.end)
-    return shown
-
-
-def _bracketed(text: str, words: Sequence[Word]) -> str:
-    for word in sorted(words, key=lambda word: -word.start):
-        text = f"{text[: word.start]}[{text[word.start : word.end]}]{text[word.end :]}"
-    return text
