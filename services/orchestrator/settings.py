@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """Examples of one request to a teacher. A teacher that accepts fewer says so, and the request is halved."""
     teacher_patience: float = Field(default=120.0, gt=0)
     """How long a shard waits for a teacher that is busy or away before it gives its worker back."""
+    teacher_timeout: float = Field(default=600.0, gt=0)
+    """The longest that one call may take as a whole: the first one waits until its model is loaded."""
 
     shard_size: int = Field(default=128, ge=1)
     window: int = Field(default=8, ge=1)

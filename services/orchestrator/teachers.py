@@ -1,23 +1,23 @@
 """The teacher services: several addresses behind one call, with patience for one that is busy or away.
 
-An answer is checked before it is believed: a wrong rationale would train a student in silence. Knows nothing of jobs.
+An answer is checked before it is believed: a wrong rationale would train a student in silence. A teacher that gives
+such an answer, or fails in a way of its own, is one that is away: another is asked. Knows nothing of jobs.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import random
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import httpx
-import structlog
+from pydantic import ValidationError
 
+from services.orchestrator.calls import Check, WholeCall, terms
+from services.orchestrator.pool import Pool
 from services.orchestrator.settings import Settings
 from understudy.client import TeacherClient
-from understudy.errors import PayloadTooLarge, Unavailable, UnderstudyError
+from understudy.errors import InternalError, PayloadTooLarge, Unavailable
 from understudy.schemas import (
     Attribution,
     AttributionRequest,
@@ -30,24 +30,22 @@ from understudy.schemas import (
 
 __all__ = ["Check", "Teachers"]
 
-log = structlog.get_logger()
-
 T = TypeVar("T")
 R = TypeVar("R")
-Check = Callable[[], None]
-"""Called before each attempt and while waiting; it may raise, so that a worker that must stop does not stay here."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
-READ_TIMEOUT = 600.0  # the first request to a model waits until it is loaded
+READY_SECONDS = 5.0
 
 
 class Teachers:
+    """`transport` replaces the network in tests; the deadline of a call is the network's."""
+
     def __init__(self, settings: Settings, transport: httpx.BaseTransport | None = None) -> None:
-        urls = settings.teacher_urls
-        self._clients = [TeacherClient(url, transport=transport, timeout=READ_TIMEOUT) for url in urls]
-        self._turn = itertools.count()  # next() on it is atomic, and threads share the pool
+        chosen = transport or WholeCall()
+        self._clients = [TeacherClient(url, transport=chosen, timeout=None) for url in settings.teacher_urls]
         self._patience = settings.teacher_patience
+        self._timeout = settings.teacher_timeout
         self._max_examples = settings.teacher_max_examples
+        self._pool = Pool(self._clients, settings.teacher_patience)
 
     def close(self) -> None:
         for client in self._clients:
@@ -58,9 +56,10 @@ class Teachers:
         """Seconds that a call waits for a teacher that is busy or away."""
         return self._patience
 
-    def ready(self) -> bool:
+    def ready(self, check: Check = lambda: None) -> bool:
         """True when a teacher says that it can work."""
-        return any(client.ready() for client in self._clients)
+        with terms(READY_SECONDS, check):
+            return any(client.ready() for client in self._clients)
 
     def wait_ready(self, check: Check) -> None:
         """Return when a teacher says that it can work. Raises Unavailable when patience ends."""
@@ -69,7 +68,7 @@ class Teachers:
             if not teacher.ready():
                 raise Unavailable(f"the teacher at {teacher.base_url} is not ready: is it running there?")
 
-        self._call(ask, check)
+        self._call(ask, check, READY_SECONDS)
 
     def model(self, ref: str, check: Check) -> ModelInfo:
         """Facts about a model, which a teacher loads if it has to. Raises ModelNotFound, or Unavailable."""
@@ -80,11 +79,15 @@ class Teachers:
 
         def ask(examples: Sequence[object]) -> list[AttributionResponse]:
             part = request.model_copy(update={"examples": tuple(examples)})
-            answer = self._call(lambda teacher: teacher.attribute(part), check)
-            _believe([example.id for example in part.examples], [result.id for result in answer.results])
-            for result in answer.results:
-                _believe_finite(result.id, _numbers(result))
-            return [answer]
+
+            def believed(teacher: TeacherClient) -> AttributionResponse:
+                answer = teacher.attribute(part)
+                _believe([example.id for example in part.examples], [result.id for result in answer.results])
+                for result in answer.results:
+                    _believe_finite(result.id, _numbers(result))
+                return answer
+
+            return [self._call(believed, check)]
 
         return self._in_parts(request.examples, ask)
 
@@ -93,12 +96,16 @@ class Teachers:
 
         def ask(inputs: Sequence[object]) -> list[Prediction]:
             part = request.model_copy(update={"inputs": tuple(inputs)})
-            answer = self._call(lambda teacher: teacher.predict(part), check)
             asked = [one.id if isinstance(one, PredictionInput) else None for one in part.inputs]
-            _believe(asked, [prediction.id for prediction in answer.predictions])
-            for prediction in answer.predictions:
-                _believe_finite(prediction.id, [prediction.probability, *(prediction.probabilities or {}).values()])
-            return list(answer.predictions)
+
+            def believed(teacher: TeacherClient) -> list[Prediction]:
+                answer = teacher.predict(part)
+                _believe(asked, [prediction.id for prediction in answer.predictions])
+                for prediction in answer.predictions:
+                    _believe_finite(prediction.id, [prediction.probability, *(prediction.probabilities or {}).values()])
+                return list(answer.predictions)
+
+            return self._call(believed, check)
 
         return self._in_parts(request.inputs, ask)
 
@@ -106,22 +113,25 @@ class Teachers:
         size = self._max_examples
         return [answer for start in range(0, len(items), size) for answer in _halving(items[start : start + size], ask)]
 
-    def _call(self, ask: Callable[[TeacherClient], R], check: Check) -> R:
-        """Ask the teachers in turn until one answers or patience ends; then raise what the last one said."""
-        deadline = time.monotonic() + self._patience
-        for attempt in itertools.count():
-            check()
-            client = self._clients[next(self._turn) % len(self._clients)]
+    def _call(self, ask: Callable[[TeacherClient], R], check: Check, seconds: float | None = None) -> R:
+        """Ask a teacher, with its own faults told as those of one that is away: they are worth another try."""
+
+        def asked(teacher: TeacherClient) -> R:
             try:
-                return ask(client)
-            except UnderstudyError as error:
-                # Full jitter: workers that were refused together must not come back together.
-                pause = (error.retry_after or 0) + random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt))
-                if not error.retryable or time.monotonic() + pause > deadline:
-                    raise
-                log.info("teacher_retry", teacher=client.base_url, code=error.code, pause=round(pause, 2))
-            _sleep(pause, check)
-        raise AssertionError("the loop above has no end")
+                return ask(teacher)
+            except InternalError as error:
+                raise Unavailable(
+                    f"the teacher at {teacher.base_url} failed: {error.message}", retry_after=error.retry_after
+                ) from error
+            except ValidationError as error:
+                first = error.errors(include_input=False)[0]
+                where = ".".join(map(str, first["loc"]))
+                raise Unavailable(
+                    f"the teacher at {teacher.base_url} gave an answer that is none: {where}: {first['msg']}"
+                ) from error
+
+        with terms(seconds or self._timeout, check):
+            return self._pool.call(asked, check)
 
 
 def _halving(items: Sequence[T], ask: Callable[[Sequence[T]], list[R]]) -> list[R]:
@@ -146,12 +156,8 @@ def _believe_finite(example: str | None, numbers: Sequence[float]) -> None:
 
 
 def _numbers(result: Attribution) -> list[float]:
-    return [result.probability or 0.0, *(result.probabilities or {}).values(), *(word.score for word in result.words)]
-
-
-def _sleep(seconds: float, check: Check) -> None:
-    """Sleep, but never long without asking whether the work must stop."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        check()
-        time.sleep(min(left, 0.2))
+    return [
+        result.probability or 0.0,
+        *(result.probabilities or {}).values(),
+        *(word.score for word in result.words + result.rationale),
+    ]

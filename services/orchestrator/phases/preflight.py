@@ -36,7 +36,7 @@ class Checked(BaseModel):
 
 
 def run(context: Context, job: Job, _: Item, grip: Grip) -> Checked:
-    if not context.teachers.ready():
+    if not context.teachers.ready(grip.check):
         patience = f"{context.teachers.patience:.0f} s"
         grip.event(Event(level="warn", message=f"The teacher is not ready: waiting for it, at most {patience}"))
         context.teachers.wait_ready(grip.check)
@@ -74,7 +74,9 @@ def _smoke(context: Context, job: Job, grip: Grip) -> None:
 def _finding(job: Job, examples: list[Example], results: list[Attribution], seconds: float) -> Event:
     task = job.facts.task
     assert task is not None
-    right = sum(is_right(task, result.prediction or "", row.output) for result, row in zip(results, examples, strict=True))
+    right = sum(
+        is_right(task, result.prediction or "", row.output) for result, row in zip(results, examples, strict=True)
+    )
     estimate = seconds / len(examples) * job.train_rows
     return Event(
         message=f"The teacher is right on {right} of the first {len(examples)} training examples; "

@@ -161,3 +161,37 @@ def test_a_prediction_that_cannot_be_true_is_refused(settings: Settings) -> None
 
     with pytest.raises(Unavailable, match="'0' are not finite"):
         teachers(settings, Liar(change)).predict(prediction(2), nothing)
+
+
+class _OneLies(httpx.BaseTransport):
+    """Two addresses, of which one changes its answers, or fails in a way of its own."""
+
+    def __init__(self, lie: Callable[[httpx.Request], httpx.Response]) -> None:
+        self.honest = FakeTeacher()
+        self.lie = lie
+        self.lies = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.host != "liar":
+            return self.honest.handle_request(request)
+        self.lies += 1
+        return self.lie(request)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda request: Liar(_nan_score).handle_request(request),
+        lambda request: Liar(_drop_one).handle_request(request),
+        lambda request: Liar(lambda body: body.pop("fingerprint")).handle_request(request),
+        lambda _: httpx.Response(200, content=b'{"results": [{"id": "0", "wor'),
+        lambda _: httpx.Response(500, content=b"Internal Server Error"),
+    ],
+    ids=["not a number", "wrong length", "a field is missing", "cut short", "500"],
+)
+def test_a_teacher_that_answers_nonsense_is_passed_over_for_another(settings: Settings, lie: Any) -> None:
+    transport = _OneLies(lie)
+    pool = teachers(settings, transport, teacher_urls=("http://liar", "http://honest"), teacher_patience=10.0)
+    answers = pool.attribute(attribution(3), nothing)
+    assert [result.id for result in answers[0].results] == ["0", "1", "2"]
+    assert transport.lies == 1
