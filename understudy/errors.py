@@ -8,6 +8,7 @@ the wire catches the same names.
     ├── InvalidRequest          a field of a request is wrong; `param` names it
     │   ├── UnknownName         not one of the choices, which the message lists
     │   ├── PayloadTooLarge
+    │   ├── KeyReused           an idempotency key that came with another request before
     │   └── UnsupportedContent
     ├── Unauthorized            no API key, or one that is not known here
     ├── NotFound
@@ -35,6 +36,7 @@ __all__ = [
     "Conflict",
     "InternalError",
     "InvalidRequest",
+    "KeyReused",
     "LeaseLost",
     "ModelError",
     "ModelNotFound",
@@ -91,6 +93,11 @@ class UnknownName(InvalidRequest):
 class PayloadTooLarge(InvalidRequest):
     status = 413
     code = "payload_too_large"
+
+
+class KeyReused(InvalidRequest):
+    status = 422
+    code = "idempotency_key_reused"
 
 
 class UnsupportedContent(InvalidRequest):

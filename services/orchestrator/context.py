@@ -11,6 +11,7 @@ import httpx
 
 from services.orchestrator.database import Database
 from services.orchestrator.flow import Flow
+from services.orchestrator.idempotency import Idempotency
 from services.orchestrator.jobs import Event, Queue
 from services.orchestrator.leases import Leases
 from services.orchestrator.outbox import Outbox
@@ -64,6 +65,7 @@ class Context:
         self.leases = Leases(self.database, settings.lease_seconds, clock)
         self.outbox = Outbox(self.database, settings.window, settings.resend_seconds, clock)
         self.tallies = Tallies(self.database)
+        self.idempotency = Idempotency(self.database, clock)
 
     def path_of(self, file: FileRow) -> Path:
         """A local copy of a file's bytes. Treat it as read-only."""

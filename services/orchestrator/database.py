@@ -33,7 +33,7 @@ from sqlalchemy.exc import DBAPIError
 
 from understudy.errors import Unavailable
 
-__all__ = ["Database", "events", "files", "jobs", "work_items"]
+__all__ = ["Database", "events", "files", "idempotency_keys", "jobs", "work_items"]
 
 BUSY_SECONDS = 30  # how long a writer on SQLite waits for another
 
@@ -108,6 +108,18 @@ events = Table(
     Column("type", String(16), nullable=False),
     Column("message", String, nullable=False),
     Column("data", JSON(none_as_null=True)),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    _metadata,
+    Column("scope", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("token", String(64), nullable=False),
+    Column("content", String(64), nullable=False),
+    Column("taken_at", Double, nullable=False, index=True),
+    Column("status", Integer),  # NULL: the work is not done yet
+    Column("body", String),
 )
 
 

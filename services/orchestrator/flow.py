@@ -41,11 +41,13 @@ class Flow:
         self._max_attempts = max_attempts
         self._clock = clock
 
-    def submit(self, job: Job, first: Next) -> None:
+    def submit(self, job: Job, first: Next, also: Callable[[Connection], None] = lambda _: None) -> None:
+        """Store a job with its first items, and in the same transaction whatever `also` writes."""
         with self._database.write() as sql:
             insert_job(sql, job)
             self._insert_items(sql, job, first)
             add_event(sql, job.id, Event(message="Job created"), self._clock())
+            also(sql)
 
     def finishable(self) -> list[tuple[str, Phase]]:
         """Jobs whose phase has no unfinished item: also those whose last worker died before it could move them on."""

@@ -45,11 +45,12 @@ class FileStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, file: FileRow) -> FileRow:
-        """Keep a file's row; adding the same id again changes nothing."""
+    def add(self, file: FileRow, also: Callable[[Connection], None] = lambda _: None) -> FileRow:
+        """Keep a file's row, with whatever `also` writes; adding the same id again changes nothing."""
         with self._database.write() as sql:
             if sql.scalar(select(files.c.id).where(files.c.id == file.id)) is None:
                 sql.execute(insert(files).values(**file.__dict__))
+            also(sql)
         return file
 
     def get(self, file_id: str, *, param: str | None = None) -> FileRow:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 
 from services.orchestrator.context import Context
+from services.orchestrator.idempotency import Replay, fingerprint
 from services.orchestrator.jobs import new_id
-from services.orchestrator.routes.state import TheContext
+from services.orchestrator.routes.state import ONCE, OnceKey, Scope, TheContext, answered, replayed
 from services.orchestrator.store import FileRow
 from services.orchestrator.wire import Deleted, FileObject, Page, file_object
 from understudy.data.read import FORMATS
@@ -36,12 +38,20 @@ async def _only_what_is_read(request: Request) -> None:
             raise InvalidRequest(f"{name[:50]}: there is no such field", param=name[:50])
 
 
-@router.post("", summary="Upload a data file", dependencies=[Depends(_only_what_is_read)])
+@router.post(
+    "",
+    summary="Upload a data file",
+    dependencies=[Depends(_only_what_is_read)],
+    response_model=FileObject,
+    responses=ONCE,
+)
 def create(
     context: TheContext,
     file: Annotated[UploadFile, File(description="JSON lines, CSV, TSV or Parquet")],
     purpose: Annotated[str, Form(description="fine-tune")],
-) -> FileObject:
+    scope: Scope,
+    key: OnceKey = None,
+) -> Response:
     if purpose not in PURPOSES:
         raise UnknownName.among("purpose", purpose[:50], PURPOSES, param="purpose")
     size, most = file.size or 0, context.settings.max_upload_bytes
@@ -50,7 +60,14 @@ def create(
     if size == 0:
         raise InvalidRequest("the file is empty", param="file")
     name = _clean(file.filename or "")
-    return file_object(_keep(context, file, name, size))
+    digest = hashlib.file_digest(file.file, "sha256").hexdigest() if key else ""  # type: ignore[arg-type]
+    with context.idempotency.request(scope, key, fingerprint({"name": name, "bytes": digest})) as turn:
+        if isinstance(turn, Replay):
+            return replayed(turn)
+        row = _stored(context, file, name, size)
+        answer = file_object(row).model_dump_json()
+        context.files.add(row, lambda sql: turn.answer(sql, 200, answer))
+    return answered(answer)
 
 
 @router.get("", summary="The files, newest first")
@@ -100,13 +117,14 @@ def _clean(filename: str) -> str:
     return stem.encode()[:MAX_NAME_BYTES].decode(errors="ignore") + (suffix or ".jsonl")
 
 
-def _keep(context: Context, file: UploadFile, name: str, size: int) -> FileRow:
+def _stored(context: Context, file: UploadFile, name: str, size: int) -> FileRow:
     """Store the bytes under a name of ours: what the user called the file is a column and never a path."""
+    file.file.seek(0)
     with TemporaryDirectory() as folder:
         with (Path(folder) / f"data{PurePosixPath(name).suffix}").open("wb") as copy:
             shutil.copyfileobj(file.file, copy)
         artifact = context.artifacts.publish("file", Path(folder)).id
-    row = FileRow(
+    return FileRow(
         id=new_id("file-"),
         created_at=int(time.time()),
         filename=name,
@@ -114,4 +132,3 @@ def _keep(context: Context, file: UploadFile, name: str, size: int) -> FileRow:
         bytes=size,
         artifact=artifact,
     )
-    return context.files.add(row)

@@ -6,14 +6,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
 from services.orchestrator.context import Context
+from services.orchestrator.idempotency import Replay, fingerprint
 from services.orchestrator.jobs import Event, Job
 from services.orchestrator.pipeline import first_items
 from services.orchestrator.requests import JobRequest, job_of
-from services.orchestrator.routes.state import TheContext, TheSweeper
+from services.orchestrator.routes.state import ONCE, OnceKey, Scope, TheContext, TheSweeper, answered, replayed
 from services.orchestrator.wire import (
     CheckpointObject,
     EventObject,
@@ -37,13 +38,18 @@ _PAGE_POLICY = {"Content-Security-Policy": "default-src 'none'; style-src 'unsaf
 After = Annotated[str | None, Query(description="the id of the last object of the page before")]
 
 
-@router.post("", summary="Create a job; the answer comes at once")
-def create(context: TheContext, sweeper: TheSweeper, body: JobRequest) -> JobObject:
-    job = job_of(body, context.clock())
-    _check_files(context, job)
-    context.flow.submit(job, first_items(job, context.settings))
+@router.post("", summary="Create a job; the answer comes at once", response_model=JobObject, responses=ONCE)
+def create(context: TheContext, sweeper: TheSweeper, body: JobRequest, scope: Scope, key: OnceKey = None) -> Response:
+    content = fingerprint(body.model_dump(mode="json", exclude_unset=True))
+    with context.idempotency.request(scope, key, content) as turn:
+        if isinstance(turn, Replay):
+            return replayed(turn)
+        job = job_of(body, context.clock())
+        _check_files(context, job)
+        answer = job_object(job, {}).model_dump_json()
+        context.flow.submit(job, first_items(job, context.settings), lambda sql: turn.answer(sql, 200, answer))
     sweeper.wake()
-    return _show(context, job)
+    return answered(answer)
 
 
 @router.get("", summary="The jobs, newest first")

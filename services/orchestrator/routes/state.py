@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+import hashlib
+from typing import Annotated, Any, TypedDict
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request, Response
 
 from services.orchestrator.context import Context
 from services.orchestrator.dispatch import Sweeper
+from services.orchestrator.idempotency import HEADER, REPLAYED, Replay
 
-__all__ = ["State", "TheContext", "TheSweeper"]
+__all__ = ["ONCE", "OnceKey", "Scope", "State", "TheContext", "TheSweeper", "answered", "replayed"]
 
 
 class State(TypedDict):
@@ -25,5 +27,29 @@ def _sweeper(request: Request) -> Sweeper:
     return request.state.sweeper
 
 
+def _scope(request: Request) -> str:
+    """The address, and who asks: nobody is answered what somebody else was."""
+    caller = hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
+    return f"{request.method} {request.url.path} {caller[:32]}"
+
+
+def answered(answer: str) -> Response:
+    """The answer as the very text that a replay repeats."""
+    return Response(answer, media_type="application/json")
+
+
+def replayed(first: Replay) -> Response:
+    return Response(first.body, first.status, {REPLAYED: "true"}, "application/json")
+
+
+ONCE: dict[int | str, dict[str, Any]] = {
+    409: {"description": "A request with this key is at work: ask again"},
+    422: {"description": "Another request came under this key before"},
+}
+OnceKey = Annotated[
+    str | None,
+    Header(alias=HEADER, description="Repeats of a request under one key get its first answer again, for 24 hours"),
+]
+Scope = Annotated[str, Depends(_scope)]
 TheContext = Annotated[Context, Depends(_context)]
 TheSweeper = Annotated[Sweeper, Depends(_sweeper)]
