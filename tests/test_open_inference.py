@@ -86,6 +86,12 @@ def test_outputs_name_what_is_wanted_and_how() -> None:
     assert not request.wants("probability")
 
 
+def test_an_output_that_does_not_say_how_is_sent_as_all_are() -> None:
+    outputs = [{"name": "a"}, {"name": "b", "parameters": {"binary_data": False}}]
+    request = read_request(body(outputs=outputs, parameters={"binary_data_output": True}))
+    assert [(one.name, one.binary) for one in request.outputs] == [("a", True), ("b", False)]
+
+
 def test_an_answer_is_read_by_the_stock_client_in_both_forms() -> None:
     request = read_request(
         body(id="x", outputs=[{"name": "label"}, {"name": "p", "parameters": {"binary_data": True}}])
@@ -102,6 +108,7 @@ def test_an_answer_is_read_by_the_stock_client_in_both_forms() -> None:
     assert result.as_numpy("not wanted") is None
     assert result.get_response()["id"] == "x"
     assert result.get_response()["model_name"] == "m"
+    assert ["data" in one for one in result.get_response()["outputs"]] == [True, False]
 
 
 def test_an_answer_in_binary_holds_every_text() -> None:
@@ -151,6 +158,7 @@ WRONG_JSON: dict[str, tuple[bytes, str]] = {
     "inputs no list": (b'{"inputs": {}}', "inputs should be a list"),
     "input no object": (b'{"inputs": ["text"]}', "an input should be an object"),
     "input without a name": (body(inputs=[text_input(name=None)]), "each has a name"),
+    "input with an endless name": (body(inputs=[text_input(name="a" * 201)]), "each has a name"),
     "input with half a character for a name": (body(inputs=[text_input(name="\ud800")]), "each has a name"),
     "input twice": (body(inputs=[text_input(), text_input()]), "inputs name 'text' twice"),
     "id no string": (body(id=7), "id should be a string"),
