@@ -210,7 +210,7 @@ def test_a_full_batcher_refuses_all_of_a_request_and_says_when_it_will_have_drai
         queue = batcher(model, **limits)
         queue._done_tokens, queue._done_seconds = 10.0, 1.0  # ten tokens a second so far
         first = await held(queue, model)
-        accepted = queue.submit("k", [1, 2, 3], [9, 10, 10], passes=1)
+        accepted = queue.submit("k", [1, 2, 3], [9, 10, 10])
         with pytest.raises(Overloaded) as caught:
             queue.submit("k", ["x", "y"], [10, 10])
         assert caught.value.retry_after == pytest.approx(3.0)
@@ -229,7 +229,7 @@ def test_passes_count_as_tokens_that_wait() -> None:
         model = Model()
         queue = batcher(model, max_tokens=100)
         first = await held(queue, model)
-        many = queue.submit("k", ["x"], [9], passes=10)
+        many = queue.submit("k", ["x"], [9], [90])
         with pytest.raises(Overloaded):
             queue.submit("k", ["y"], [10])
         model.open.set()

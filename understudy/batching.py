@@ -81,7 +81,7 @@ class BatchFacts:
 
 @dataclass(frozen=True, eq=False)
 class _Entry(Generic[I, R]):
-    """An item that was accepted. `cost` is its length times the passes that it asks for."""
+    """An item that was accepted. `cost` is its length times the passes that it takes."""
 
     number: int
     item: I
@@ -103,7 +103,7 @@ class DynamicBatcher(Generic[I, R]):
     themselves while it is busy. `work` receives a key and its items and returns one result for each. Where it raises,
     the batch is halved until only the items at fault are left, whose futures get the error.
 
-    `max_items` and `max_tokens` (length times passes) bound what is accepted and has not ended; more is refused at once
+    `max_items` and `max_tokens` (in costs) bound what is accepted and has not ended; more is refused at once
     with Overloaded, whose `retry_after` is the time that the queue takes to drain at its measured pace. An item whose
     future is cancelled is dropped before its batch is made. All callers share one event loop.
     """
@@ -123,7 +123,7 @@ class DynamicBatcher(Generic[I, R]):
         self.items = 0
         """Items that were accepted and have not ended."""
         self.tokens = 0
-        """The same in tokens, length times passes."""
+        """The same in tokens, each counted once for every pass that it takes."""
         self._work = work
         self._watch = watch
         self._numbers = itertools.count()
@@ -139,16 +139,17 @@ class DynamicBatcher(Generic[I, R]):
         return self._thread.is_alive() and not self._closing
 
     def submit(
-        self, key: Hashable, items: Sequence[I], lengths: Sequence[int], *, passes: int = 1
+        self, key: Hashable, items: Sequence[I], lengths: Sequence[int], costs: Sequence[int] | None = None
     ) -> list[asyncio.Future[R]]:
         """Accept all items, or none; one future for each. Raises Overloaded, or Unavailable after `close`.
 
-        A caller that alone brings more than may wait is accepted when nobody else is there.
+        `costs` are the items' tokens times the passes that they take, where that is not one. A caller that alone brings
+        more than may wait is accepted when nobody else is there.
         """
         loop = asyncio.get_running_loop()
         entries: list[_Entry[I, R]] = [
-            _Entry(next(self._numbers), item, length, length * passes, loop.create_future())
-            for item, length in zip(items, lengths, strict=True)
+            _Entry(next(self._numbers), item, length, cost, loop.create_future())
+            for item, length, cost in zip(items, lengths, costs or lengths, strict=True)
         ]
         with self._changed:
             if not self.alive:
@@ -161,9 +162,11 @@ class DynamicBatcher(Generic[I, R]):
             entry.future.add_done_callback(partial(self._left, key, entry))
         return [entry.future for entry in entries]
 
-    async def run(self, key: Hashable, items: Sequence[I], lengths: Sequence[int], *, passes: int = 1) -> list[R]:
+    async def run(
+        self, key: Hashable, items: Sequence[I], lengths: Sequence[int], costs: Sequence[int] | None = None
+    ) -> list[R]:
         """Submit items and wait for all of them. Raises what `submit` raises, or the first item's error."""
-        return await all_of(self.submit(key, items, lengths, passes=passes))
+        return await all_of(self.submit(key, items, lengths, costs))
 
     def close(self) -> None:
         """Accept nothing more, end what was accepted, and stop the thread. Blocks until that is done."""
@@ -202,6 +205,7 @@ class DynamicBatcher(Generic[I, R]):
         try:
             while (batch := self._next()) is not None:
                 self._run(*batch)
+                del batch  # nothing of it is kept while the thread waits for the next one
         except BaseException as error:
             log.error("model_thread_ended", exc_info=error)
         finally:

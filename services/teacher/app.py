@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,11 +10,12 @@ from fastapi import FastAPI, Request
 
 from services.teacher.desk import Desk
 from services.teacher.engine import Engine
+from services.teacher.metrics import TeacherMetrics
 from services.teacher.readiness import Readiness
 from services.teacher.routes import kserve, native, open_inference
 from services.teacher.routes.state import State
 from services.teacher.settings import Settings
-from understudy.batching import ModelThread
+from understudy.metrics import Metrics
 from understudy.web import make_app
 
 __all__ = ["create_app"]
@@ -28,17 +28,18 @@ A model is an artifact id or alias, a local folder, or a Hugging Face name; it i
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
     """Make the application; nothing is loaded before it starts."""
     chosen = settings or Settings()
+    metrics = Metrics()
+    counts = TeacherMetrics(metrics.registry)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        models = engine or Engine(chosen)
-        thread = ModelThread(chosen.max_queue)
-        readiness = Readiness(models, thread)
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        desk = Desk(engine or Engine(chosen), counts)
+        readiness = Readiness(desk, lambda: bool(app.state.draining))
         try:
-            yield {"desk": Desk(models, thread), "readiness": readiness}
+            yield {"desk": desk, "readiness": readiness}
         finally:
             await readiness.stop()
-            await asyncio.to_thread(thread.close)
+            await desk.stop()
 
     app = make_app(
         "Understudy teacher",
@@ -46,6 +47,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         lifespan=lifespan,
         ready=_ready,
         max_body=chosen.max_body_bytes,
+        api_keys=chosen.keys,
+        open_paths=open_inference.HEALTH,
+        metrics=metrics,
+        cancel=True,
     )
     for protocol in (native, kserve, open_inference):
         app.include_router(protocol.router)

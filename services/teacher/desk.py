@@ -1,76 +1,350 @@
-"""The one door to the teacher's models, whatever protocol a request came by: checks, waits its turn, answers.
+"""The one door to the teacher's models, whatever protocol a request came by: limits, cache, queue and batches.
 
 Routes call nothing else of this service. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from services.teacher.engine import Engine
-from understudy.batching import ModelThread
+import structlog
+
+from services.teacher import limits
+from services.teacher.cache import Cache, Flights, example_key, options_key
+from services.teacher.engine import Engine, Model
+from services.teacher.metrics import TeacherMetrics
+from services.teacher.models import Models
+from understudy.attribution.attribute import as_prediction
+from understudy.attribution.methods import Method, settings_of
+from understudy.attribution.targets import compared, explained
+from understudy.batching import DynamicBatcher, all_of
+from understudy.errors import InternalError, InvalidRequest, Overloaded, UnderstudyError
 from understudy.schemas import (
+    Attribution,
+    AttributionExample,
+    AttributionOptions,
     AttributionRequest,
     AttributionResponse,
     ModelInfo,
+    Prediction,
+    PredictionInput,
     PredictionRequest,
     PredictionResponse,
 )
 
 __all__ = ["Desk"]
 
+log = structlog.get_logger()
+
+STREAM_CHUNK = 64
+"""Examples of a streamed request that are submitted at once; at most two chunks are under way."""
+
+FULL_SECONDS = 0.5
+"""How long a streamed request of which nothing is under way waits before it tries a full queue again."""
+
+_Lines = AsyncGenerator[Mapping[str, Any], None]
+_PLACE = re.compile(r"\bexamples\[\d+\]")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What one pass can answer for many examples: a model and all options, which `key` is a hash of."""
+
+    key: bytes
+    work: Callable[[list[Any]], list[Any]] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class _Explained(_Question):
+    """A question whose answers are attributions; `contrast` where two answers are compared."""
+
+    options: AttributionOptions = field(compare=False)
+    method: Method = field(compare=False)
+    contrast: bool = field(compare=False)
+
+    def costs(self, examples: Sequence[AttributionExample], lengths: Sequence[int]) -> list[int]:
+        """Tokens that each example takes, counted once for every pass."""
+        return [
+            length * limits.passes(self.options, self.method, self.contrast, example.input)
+            for example, length in zip(examples, lengths, strict=True)
+        ]
+
 
 class Desk:
-    """Every method raises errors of `understudy.errors`, before anything waits where no model is needed to see them."""
+    """Every method raises errors of `understudy.errors`, before anything waits where they can be seen before.
 
-    def __init__(self, engine: Engine, thread: ModelThread) -> None:
+    It is made on the event loop that it is used on; `stop` answers what was accepted and ends its threads.
+    """
+
+    def __init__(self, engine: Engine, metrics: TeacherMetrics) -> None:
+        self.settings = engine.settings
         self.engine = engine
-        self._thread = thread
+        self._metrics = metrics
+        self._models = Models(engine)
+        self._cache = Cache(self.settings.cache_bytes)
+        self._flights = Flights()
+        self._batcher: DynamicBatcher[Any, Any] = DynamicBatcher(
+            _work,
+            max_padded_tokens=self.settings.max_padded_tokens,
+            max_items=self.settings.max_queue,
+            max_tokens=self.settings.max_queue_tokens,
+            watch=metrics.batch,
+        )
+        metrics.follow(self._batcher, self._cache, self._models)
+
+    @property
+    def alive(self) -> bool:
+        """False when the model's thread has ended."""
+        return self._batcher.alive
 
     async def attribute(self, request: AttributionRequest) -> AttributionResponse:
         """Explain all examples of a request; one that fails is the whole request's error."""
-        self.engine.check(request)
-        return await self._thread.run(self.engine.attribute, request)
+        limits.check(request, self.settings)
+        ref = self._meant(request.model)
+        async with self._models.use(ref) as model:
+            question = self._explained(model, request, request.examples)
+            _check_targets(model, request, request.examples, "examples")
+            lengths = await self._lengths(model, request.examples, request.template)
+            limits.check_tokens("examples", lengths, question.costs(request.examples, lengths), self.settings)
+            waiters, cached = self._ask(question, request.examples, lengths, "examples", range(len(lengths)))
+            found = await all_of(waiters)
+            head = _head(ref, model, request, question)
+        results = tuple(_named(one, example.id) for one, example in zip(found, request.examples, strict=True))
+        return AttributionResponse(**head, cached=cached, results=results)
 
-    async def stream(self, request: AttributionRequest) -> AsyncIterator[Mapping[str, Any]]:
+    async def stream(self, request: AttributionRequest) -> _Lines:
         """Explain the examples and give each result as soon as it is there, in no order.
 
         What is wrong with the request as a whole is raised here, before the first line. The lines: what all results
-        share, then `{"index", "result"}` or `{"index", "error"}` for each example, then how many there were.
+        share, then `{"index", "result"}` or `{"index", "error"}` for each example, then how many there were. No more is
+        computed ahead than two chunks of what was taken.
         """
-        answer = await self.attribute(request)
-        return _lines(answer)
+        lines = self._lines(request)
+        head = await anext(lines)
+        return _after(head, lines)
 
     async def predict(self, request: PredictionRequest) -> PredictionResponse:
         """The model's own answers, with the words behind them where the request asks for those."""
-        self.engine.check(request)
-        return await self._thread.run(self.engine.predict, request)
+        limits.check(request, self.settings)
+        ref = self._meant(request.model)
+        inputs = [PredictionInput(input=one) if isinstance(one, str) else one for one in request.inputs]
+        async with self._models.use(ref) as model:
+            lengths = await self._lengths(model, inputs, request.template)
+            limits.check_tokens("inputs", lengths, lengths, self.settings)
+            answer = self._with_words if request.explain else self._plain
+            predictions = await answer(model, request, inputs, lengths)
+        return PredictionResponse(
+            model=ref, reasons="saliency" if request.explain else None, predictions=tuple(predictions)
+        )
 
     async def load(self, ref: str) -> ModelInfo:
         """Load a model and let it answer once, so that it is ready for requests."""
-        await self._thread.run(self.engine.warm, ref)
         return await self.info(ref)
 
     async def unload(self, ref: str) -> None:
-        """Put a model out of memory. Raises ModelNotFound where it is not in memory."""
-        await self._thread.run(self.engine.unload, ref)
+        """Put a model out of memory when its requests have ended. Raises ModelNotFound where it is not there."""
+        await self._models.unload(ref)
 
     async def info(self, ref: str) -> ModelInfo:
         """Facts about a model, which is loaded if it has to be."""
-        return await self._thread.run(self.engine.info, ref)
+        async with self._models.use(ref) as model:
+            return model.info.model_copy(update={"id": ref})
 
     def loaded(self) -> list[ModelInfo]:
         """The models in memory, the one asked last at the end."""
-        return self.engine.loaded()
+        return self._models.loaded()
 
     def is_loaded(self, ref: str) -> bool:
-        """True when a reference's model is in memory. Raises ModelNotFound for one that is not offered here."""
-        return self.engine.is_loaded(ref)
+        """True when the model that was asked by this name is in memory. Raises ModelNotFound where none is offered."""
+        return self._models.is_loaded(ref)
+
+    async def stop(self) -> None:
+        """Answer what was accepted and end the threads."""
+        await self._models.stop()
+        await asyncio.to_thread(self._batcher.close)
+
+    async def _with_words(
+        self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput], lengths: Sequence[int]
+    ) -> list[Prediction]:
+        options = AttributionOptions(labels=request.labels, template=request.template, top_k=request.top_k)
+        examples = [AttributionExample(id=one.id, input=one.input, choices=one.choices) for one in inputs]
+        question = self._explained(model, options, examples)
+        waiters, _ = self._ask(question, examples, lengths, "inputs", range(len(lengths)))
+        found = await all_of(waiters)
+        return [as_prediction(_named(one, example.id)) for one, example in zip(found, examples, strict=True)]
+
+    async def _plain(
+        self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput], lengths: Sequence[int]
+    ) -> list[Prediction]:
+        options = AttributionOptions(labels=request.labels, template=request.template)
+        key = options_key(model.info.fingerprint, "answers", options, {})
+        work = partial(self.engine.answer, model, request.labels, request.template)
+        return list(await self._batcher.run(_Question(key, work), inputs, lengths))
+
+    def _meant(self, ref: str | None) -> str:
+        """The reference that a request means: its own, or the default."""
+        if ref is None and self.settings.model is None:
+            raise InvalidRequest("model is missing, and this service has no default model: name one", param="model")
+        return ref or str(self.settings.model)
+
+    def _explained(
+        self, model: Model, options: AttributionOptions, examples: Sequence[AttributionExample]
+    ) -> _Explained:
+        method = limits.check_method(options, self.settings)
+        contrast = any(example.against or options.against for example in examples)
+        key = options_key(model.info.fingerprint, f"{model.info.precision} {contrast}", options, settings_of(method))
+        return _Explained(
+            key=key,
+            work=partial(self.engine.explain, model, options),
+            options=options,
+            method=method,
+            contrast=contrast,
+        )
+
+    async def _lengths(
+        self, model: Model, items: Sequence[AttributionExample | PredictionInput], template: str | None
+    ) -> list[int]:
+        return await asyncio.to_thread(model.lengths, [one.input for one in items], template)
+
+    def _ask(
+        self,
+        question: _Explained,
+        examples: Sequence[AttributionExample],
+        lengths: Sequence[int],
+        field: str,
+        indices: Sequence[int],
+    ) -> tuple[list[asyncio.Future[Attribution]], int]:
+        """A future for each example, and how many were known. `indices` are their places in the caller's `field`.
+
+        Only what is neither known nor being computed is submitted, each of it once.
+        """
+        keys = [example_key(question.key, example) for example in examples]
+        known = {key: found for key in set(keys) if (found := self._cache.get(key)) is not None}
+        fresh: dict[bytes, int] = {}
+        for i, key in enumerate(keys):
+            if key not in known and key not in self._flights:
+                fresh.setdefault(key, i)
+        asked = [examples[i].model_copy(update={"id": None}) for i in fresh.values()]
+        taken = [lengths[i] for i in fresh.values()]
+        started = self._batcher.submit(question, asked, taken, question.costs(asked, taken))
+        for key, source in zip(fresh, started, strict=True):
+            source.add_done_callback(partial(self._keep, key))
+            self._flights.start(key, source)
+        hits = sum(key in known for key in keys)
+        self._metrics.looked_up(hits, len(keys) - hits)
+        waiters = [
+            _done(known[key]) if key in known else self._flights.join(key, partial(_told, f"{field}[{index}]"))
+            for key, index in zip(keys, indices, strict=True)
+        ]
+        return waiters, hits
+
+    async def _lines(self, request: AttributionRequest) -> _Lines:
+        limits.check(request, self.settings, streamed=True)
+        examples = request.examples
+        compared(examples, request, [()] * len(examples), None)  # all of them are compared with another answer, or none
+        ref = self._meant(request.model)
+        async with self._models.use(ref) as model:
+            question = self._explained(model, request, examples)
+            # Those of one length come together, because they share passes with little padding.
+            order = sorted(range(len(examples)), key=lambda i: len(examples[i].input), reverse=True)
+            chunks = [order[start : start + STREAM_CHUNK] for start in range(0, len(order), STREAM_CHUNK)][::-1]
+            flying = await self._submit(model, question, examples, chunks.pop())
+            failed = 0
+            try:
+                yield _head(ref, model, request, question)
+                while flying or chunks:
+                    done = (await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED))[0] if flying else set()
+                    for waiter in done:
+                        index = flying.pop(waiter)
+                        failed += waiter.exception() is not None
+                        yield _line(index, waiter, examples[index].id)
+                    try:
+                        while chunks and len(flying) < STREAM_CHUNK:
+                            flying |= await self._submit(model, question, examples, chunks[-1])
+                            chunks.pop()
+                    except Overloaded:  # this request was accepted: it waits for room
+                        if not flying:
+                            await asyncio.sleep(FULL_SECONDS)
+            finally:
+                for waiter in flying:
+                    waiter.cancel()
+        yield {"done": True, "completed": len(examples) - failed, "failed": failed}
+
+    async def _submit(
+        self, model: Model, question: _Explained, examples: Sequence[AttributionExample], indices: Sequence[int]
+    ) -> dict[asyncio.Future[Attribution], int]:
+        """The examples at these indices, and what each future is the answer to."""
+        chosen = [examples[i] for i in indices]
+        lengths = await self._lengths(model, chosen, question.options.template)
+        waiters, _ = self._ask(question, chosen, lengths, "examples", indices)
+        return dict(zip(waiters, indices, strict=True))
+
+    def _keep(self, key: bytes, source: asyncio.Future[Attribution]) -> None:
+        if not source.cancelled() and source.exception() is None:
+            self._cache.put(key, source.result())
 
 
-async def _lines(answer: AttributionResponse) -> AsyncIterator[Mapping[str, Any]]:
-    yield answer.model_dump(mode="json", exclude={"results", "cached"})
-    for index, result in enumerate(answer.results):
-        yield {"index": index, "result": result.model_dump(mode="json")}
-    yield {"done": True, "completed": len(answer.results), "failed": 0}
+def _work(question: _Question, items: list[Any]) -> list[Any]:
+    return question.work(items)
+
+
+def _check_targets(
+    model: Model, options: AttributionOptions, examples: Sequence[AttributionExample], field: str
+) -> None:
+    """Raise InvalidRequest for an answer to explain that is missing or impossible, before anything waits."""
+    closed = [list(example.choices or options.labels or model.adapter.task.labels) for example in examples]
+    known = explained(examples, options, closed, None, field)
+    compared(examples, options, closed, known, field)
+
+
+def _head(ref: str, model: Model, options: AttributionOptions, question: _Explained) -> dict[str, Any]:
+    """What all results of a request share."""
+    return {
+        "model": ref,
+        "fingerprint": model.info.fingerprint,
+        "method": options.method,
+        "settings": settings_of(question.method),
+        "target": options.target,
+        "precision": model.info.precision,
+    }
+
+
+def _line(index: int, waiter: asyncio.Future[Attribution], name: str | None) -> dict[str, Any]:
+    error = waiter.exception()
+    if error is None:
+        return {"index": index, "result": _named(waiter.result(), name).model_dump(mode="json")}
+    if not isinstance(error, UnderstudyError):
+        log.error("defect", exc_info=error)
+        error = InternalError("an unexpected error occurred: the service's log has it under this request's id")
+    return {"index": index, **error.body()}
+
+
+async def _after(head: Mapping[str, Any], lines: _Lines) -> _Lines:
+    async with aclosing(lines):
+        yield head
+        async for line in lines:
+            yield line
+
+
+def _told(place: str, error: BaseException) -> BaseException:
+    """The error of an example in a batch, said of its place in the request that it came with."""
+    if not isinstance(error, UnderstudyError):
+        return error
+    param = None if error.param is None else _PLACE.sub(place, error.param)
+    return type(error)(_PLACE.sub(place, error.message), param=param, retry_after=error.retry_after)
+
+
+def _named(found: Attribution, name: str | None) -> Attribution:
+    return found.model_copy(update={"id": name})
+
+
+def _done(found: Attribution) -> asyncio.Future[Attribution]:
+    known: asyncio.Future[Attribution] = asyncio.get_running_loop().create_future()
+    known.set_result(found)
+    return known

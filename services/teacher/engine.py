@@ -1,14 +1,17 @@
-"""The models of the teacher service: loaded by reference, kept while there is room, asked one request at a time.
+"""One model: where it is, what it takes, how it is loaded, and what it is asked. Plain functions of a thread.
 
-Runs on the model thread and nowhere else, but for `loaded` and `check`, which touch no model. Knows nothing of HTTP.
+Knows nothing of requests, queues and which models are in memory.
 """
 
 from __future__ import annotations
 
+import copy
 import gc
-from collections import OrderedDict
+import json
+import math
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,141 +20,123 @@ import torch
 
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
-from understudy.attribution.attribute import as_prediction, attribute
-from understudy.attribution.methods import METHODS, Saliency
-from understudy.errors import ArtifactNotFound, InvalidRequest, ModelNotFound, PayloadTooLarge
+from understudy.attribution.attribute import attribute
+from understudy.attribution.methods import Saliency
+from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound
 from understudy.models.base import Adapter
 from understudy.models.load import fingerprint, load_adapter
+from understudy.models.source import Source
 from understudy.schemas import (
+    Attribution,
     AttributionExample,
-    AttributionRequest,
-    AttributionResponse,
+    AttributionOptions,
     ModelInfo,
     Prediction,
     PredictionInput,
-    PredictionRequest,
-    PredictionResponse,
 )
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Model", "Place"]
 
 log = structlog.get_logger()
 
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+
 
 @dataclass(frozen=True)
-class _Loaded:
-    """`written` says what the folder looked like from which the model came; artifacts and hub names have none."""
+class Place:
+    """What a reference names now: an artifact, or a folder as it was written last, or a hub name."""
 
+    key: str
+    written: frozenset[tuple[str, int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model in memory. `bytes` are its parameters'."""
+
+    place: Place
     adapter: Adapter
     info: ModelInfo
-    written: frozenset[tuple[str, int, int]]
+    bytes: int
+    _meter: Adapter
+    _measuring: threading.Lock = field(default_factory=threading.Lock)
+
+    def lengths(self, texts: Sequence[str], template: str | None) -> list[int]:
+        """Tokens that each text takes, counted on any thread: a tokenizer is for one at a time, and this has its own.
+
+        Raises InvalidRequest for a template that is none, and ModelError for one that leaves no room for a text.
+        """
+        with self._measuring:
+            return self._meter.with_template(template).lengths(texts)
 
 
 class Engine:
     def __init__(self, settings: Settings, store: ArtifactStore | None = None) -> None:
         self.settings = settings
         self.store = store or ArtifactStore(settings.artifacts)
-        self._models: OrderedDict[str, _Loaded] = OrderedDict()
 
-    def loaded(self) -> list[ModelInfo]:
-        """The models in memory, the one asked last at the end."""
-        return [model.info for model in list(self._models.values())]
+    def permit(self, ref: str) -> None:
+        """Raise ModelNotFound for a reference that is not offered here."""
+        patterns = self.settings.allowed_models
+        climbs = ".." in ref.split("/")  # a pattern such as `models/*` must not open what lies beside its folder
+        if climbs or not any(fnmatchcase(ref, pattern) for pattern in patterns):
+            raise ModelNotFound(
+                f"no model '{ref}' is offered here: a reference matches one of {', '.join(patterns)} and has no '..'",
+                param="model",
+            )
 
-    def info(self, ref: str) -> ModelInfo:
-        """Facts about a model, which is loaded if it has to be."""
-        return self._model(ref).info.model_copy(update={"id": ref})
+    def find(self, ref: str) -> Place:
+        """What a reference names now: an alias that has moved and a folder that was written to are other places."""
+        try:
+            return Place(self.store.resolve(ref), frozenset())
+        except ArtifactNotFound:
+            return Place(ref, _written(ref))
 
-    def warm(self, ref: str) -> None:
-        """Load a model and explain one text with it, so that the first request does not find out that it cannot."""
-        adapter = self._model(ref).adapter
+    def size(self, place: Place) -> int | None:
+        """Bytes that a model's parameters will take in memory, before it is loaded; None where it has no folder yet.
+
+        Raises ModelNotFound where there is none, and ModelError where it has no safetensors files.
+        """
+        folder = Path(Source.find(place.key, self.store).place)
+        if not folder.is_dir():
+            return None
+        whole = folder / "model.safetensors"
+        files = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+        if not files:
+            raise ModelError(
+                f"'{place.key}' has no weights that are read here, which are model.safetensors or its numbered parts: "
+                "save it with save_pretrained",
+                param="model",
+            )
+        return sum(_parameters(file) for file in files) * _ITEM_BYTES[self.settings.precision]
+
+    def load(self, place: Place) -> Model:
+        """Load a model and let it explain one text, so that the first request does not find out that it cannot."""
+        adapter = load_adapter(place.key, store=self.store, device=self.settings.device, dtype=self.settings.precision)
         answer = next(iter(adapter.task.labels), "yes")
         Saliency()(adapter, adapter.encode(["Is the model ready?"], [answer]))
+        meter = copy.copy(adapter)
+        meter.tokenizer = copy.deepcopy(adapter.tokenizer)
+        size = sum(parameter.nbytes for parameter in adapter.model.parameters())
+        return Model(place, adapter, _info(place.key, adapter), size, meter)
 
-    def is_loaded(self, ref: str) -> bool:
-        """True when a reference's model is in memory. Raises ModelNotFound for one that is not offered here."""
-        self._permit(ref)
-        return self._key(ref) in self._models
+    def free(self) -> None:
+        """Give back the memory of models that nobody holds any more."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
-    def unload(self, ref: str) -> None:
-        """Put a model out of memory. Raises ModelNotFound where it is not there."""
-        if not self.is_loaded(ref):
-            listed = ", ".join(self._models) or "none"
-            raise ModelNotFound(f"'{ref}' is not in memory: the models in memory are {listed}", param="model")
-        self._put_out(self._key(ref))
+    def explain(
+        self, model: Model, options: AttributionOptions, examples: Sequence[AttributionExample]
+    ) -> list[Attribution]:
+        return attribute(model.adapter, examples, options, max_padded_tokens=self.settings.max_padded_tokens)
 
-    def check(self, request: AttributionRequest | PredictionRequest) -> None:
-        """Refuse what needs no model to be refused, before it waits in the queue."""
-        if isinstance(request, AttributionRequest):
-            METHODS.get(request.method, param="method")
-            field, items = "examples", [(example.choices or ()) for example in request.examples]
-        else:
-            field = "inputs"
-            items = [(one.choices or ()) if isinstance(one, PredictionInput) else () for one in request.inputs]
-        if len(items) > self.settings.max_examples:
-            raise PayloadTooLarge(
-                f"{len(items)} {field} in one request: at most {self.settings.max_examples}", param=field
-            )
-        named = [("labels", request.labels or ()), *((f"{field}[{i}].choices", row) for i, row in enumerate(items))]
-        for param, names in named:
-            if len(names) > self.settings.max_candidates:
-                raise PayloadTooLarge(f"{param}: at most {self.settings.max_candidates}", param=param)
-            if len(set(names)) < len(names):
-                raise InvalidRequest(f"{param} names the same answer twice", param=param)
-
-    def attribute(self, request: AttributionRequest) -> AttributionResponse:
-        ref = self._named(request.model)
-        model = self._model(ref)
-        adapter = model.adapter.with_template(request.template)
-        self._bound(adapter, [example.input for example in request.examples], "examples")
-        results = attribute(
-            adapter,
-            request.examples,
-            method=request.method,
-            target=request.target,
-            labels=request.labels,
-            top_k=request.top_k,
-            max_padded_tokens=self.settings.max_padded_tokens,
-        )
-        return AttributionResponse(
-            model=ref,
-            fingerprint=model.info.fingerprint,
-            method=request.method,
-            target=request.target,
-            precision=model.info.precision,
-            results=tuple(results),
-        )
-
-    def predict(self, request: PredictionRequest) -> PredictionResponse:
-        ref = self._named(request.model)
-        adapter = self._model(ref).adapter.with_template(request.template)
-        inputs = [PredictionInput(input=one) if isinstance(one, str) else one for one in request.inputs]
-        self._bound(adapter, [one.input for one in inputs], "inputs")
-        answer = self._explained if request.explain else self._plain
-        return PredictionResponse(
-            model=ref,
-            reasons="saliency" if request.explain else None,
-            predictions=tuple(answer(adapter, inputs, request)),
-        )
-
-    def _explained(
-        self, adapter: Adapter, inputs: Sequence[PredictionInput], request: PredictionRequest
+    def answer(
+        self, model: Model, labels: Sequence[str] | None, template: str | None, inputs: Sequence[PredictionInput]
     ) -> list[Prediction]:
-        found = attribute(
-            adapter,
-            [AttributionExample(id=one.id, input=one.input, choices=one.choices) for one in inputs],
-            target="predicted",
-            labels=request.labels,
-            top_k=request.top_k,
-            max_padded_tokens=self.settings.max_padded_tokens,
-            field="inputs",
-        )
-        return [as_prediction(one) for one in found]
-
-    def _plain(
-        self, adapter: Adapter, inputs: Sequence[PredictionInput], request: PredictionRequest
-    ) -> list[Prediction]:
+        adapter = model.adapter.with_template(template)
         texts = [one.input for one in inputs]
-        answers = adapter.answers(texts, [one.choices for one in inputs], request.labels)
+        answers = adapter.answers(texts, [one.choices for one in inputs], labels)
         return [
             Prediction(
                 id=one.id,
@@ -163,68 +148,22 @@ class Engine:
             for one, answer, row in zip(inputs, answers, adapter.tokenize(texts), strict=True)
         ]
 
-    def _named(self, ref: str | None) -> str:
-        """The reference that a request means: its own, or the default."""
-        if ref is None and self.settings.model is None:
-            raise InvalidRequest("model is missing, and this service has no default model: name one", param="model")
-        return ref or str(self.settings.model)
-
-    def _model(self, ref: str) -> _Loaded:
-        """The model behind a reference, from memory where it is there.
-
-        An alias that has moved and a folder that was written to are loaded anew.
-        """
-        self._permit(ref)
-        key = self._key(ref)
-        written = _written(ref) if key == ref else frozenset()
-        if key in self._models and self._models[key].written != written:
-            del self._models[key]
-        if key not in self._models:
-            self._make_room()
-            adapter = load_adapter(ref, store=self.store, device=self.settings.device, dtype=self.settings.precision)
-            self._models[key] = _Loaded(adapter, _info(key, adapter), written)
-            log.info("model_loaded", model=key, fingerprint=self._models[key].info.fingerprint)
-        self._models.move_to_end(key)
-        return self._models[key]
-
-    def _key(self, ref: str) -> str:
-        """The name under which a reference's model is kept: its artifact id, where it has one."""
-        try:
-            return self.store.resolve(ref)
-        except ArtifactNotFound:
-            return ref
-
-    def _permit(self, ref: str) -> None:
-        patterns = self.settings.allowed_models
-        climbs = ".." in ref.split("/")  # a pattern such as `models/*` must not open what lies beside its folder
-        if climbs or not any(fnmatchcase(ref, pattern) for pattern in patterns):
-            raise ModelNotFound(
-                f"no model '{ref}' is offered here: a reference matches one of {', '.join(patterns)} and has no '..'",
-                param="model",
-            )
-
-    def _make_room(self) -> None:
-        """Put models out before the next one is loaded: a device rarely has room for one more than it may keep."""
-        while len(self._models) >= self.settings.max_models:
-            self._put_out(next(iter(self._models)))
-
-    def _put_out(self, key: str) -> None:
-        del self._models[key]
-        log.info("model_put_out", model=key)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _bound(self, adapter: Adapter, texts: Sequence[str], field: str) -> None:
-        tokens, most = sum(adapter.lengths(texts)), self.settings.max_request_tokens
-        if tokens > most:
-            raise PayloadTooLarge(f"{field} take {tokens} tokens together: at most {most} in one request", param=field)
-
 
 def _written(ref: str) -> frozenset[tuple[str, int, int]]:
     """The files of a model's folder with their times and sizes; nothing for a name that is no folder."""
     files = [path for path in Path(ref).expanduser().glob("*") if path.is_file()]
     return frozenset((path.name, stat.st_mtime_ns, stat.st_size) for path in files for stat in [path.stat()])
+
+
+def _parameters(file: Path) -> int:
+    """Numbers in a safetensors file, as its header counts them. Raises ModelError where it has none."""
+    try:
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        raise ModelError(f"'{file}' is no safetensors file", param="model") from error
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def _info(ref: str, adapter: Adapter) -> ModelInfo:

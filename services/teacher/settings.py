@@ -9,44 +9,71 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-__all__ = ["Settings"]
+__all__ = ["PREFIX", "Settings"]
+
+PREFIX = "UNDERSTUDY_TEACHER"
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix="UNDERSTUDY_TEACHER_", extra="ignore", frozen=True, populate_by_name=True
-    )
+    """Times are in seconds, sizes in bytes. Lists are JSON, or separated by commas."""
+
+    model_config = SettingsConfigDict(env_prefix=f"{PREFIX}_", extra="ignore", frozen=True, populate_by_name=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8001, ge=0, le=65535)
+    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(default=(), repr=False)
+    """Requests bring one of them (`Authorization: Bearer <key>`). Each as it is, or as `sha256:<hex>` of it."""
+    api_keys_file: Path | None = None
+    """A file with more keys, one a line."""
+    allow_anonymous: bool = False
+    """Without a key, the service listens on this machine's own addresses only, unless this is set."""
+    drain_seconds: float = Field(default=5.0, ge=0)
+    """How long after SIGTERM new requests are still answered, so that a balancer has time to notice."""
+
     artifacts: str = Field(
         default=str(Path(".understudy") / "artifacts"),
-        validation_alias=AliasChoices("UNDERSTUDY_TEACHER_ARTIFACTS", "UNDERSTUDY_ARTIFACTS"),
+        validation_alias=AliasChoices(f"{PREFIX}_ARTIFACTS", "UNDERSTUDY_ARTIFACTS"),
     )
     """The root of the artifact store, a folder or an fsspec URL: artifact ids and aliases are looked up there."""
     model: str | None = None
     """The model of requests that name none. It is loaded before the service says that it is ready."""
     allowed_models: Annotated[tuple[str, ...], NoDecode] = ("*",)
-    """Patterns (`*`, `?`, `[...]`) of the references that requests may name, as a JSON list or separated by commas."""
+    """Patterns (`*`, `?`, `[...]`) of the references that requests may name."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 halves a model's memory; equal texts may then score a little differently in different batches."""
     max_models: int = Field(default=2, ge=1)
     """Models kept in memory; one more puts out the one that was asked longest ago."""
-    max_queue: int = Field(default=64, ge=1)
-    """Requests that wait for the model or run; one more is answered with 429 at once."""
-    max_examples: int = Field(default=256, ge=1)
-    """Examples of one request."""
-    max_candidates: int = Field(default=1000, ge=2)
-    """Labels, or choices of one example."""
-    max_request_tokens: int = Field(default=131_072, ge=1)
-    """Tokens of one request, all examples together, as the model reads them."""
+    max_model_bytes: int = Field(default=0, ge=0)
+    """Bytes of the parameters of all models in memory together; 0 is no bound."""
+    cache_bytes: int = Field(default=64 * 1024**2, ge=0)
+    """Attributions that are kept to be given again; 0 keeps none."""
+
+    max_queue: int = Field(default=1024, ge=1)
+    """Examples of all requests that wait for the model or run; a request above that is answered with 429 at once."""
+    max_queue_tokens: int = Field(default=1_048_576, ge=1)
+    """The same in tokens, each counted once for every pass that its method makes."""
     max_padded_tokens: int = Field(default=2048, ge=1)
     """Tokens of one pass through the model, padding counted: more is faster on an accelerator and takes memory."""
+
+    max_examples: int = Field(default=256, ge=1)
+    """Examples of one request."""
+    max_stream_examples: int = Field(default=10_000, ge=1)
+    """Examples of one request whose answer is streamed: it never waits in the queue as a whole."""
+    max_candidates: int = Field(default=1000, ge=2)
+    """Labels, or choices of one example."""
+    max_request_chars: int = Field(default=4_000_000, ge=1)
+    """Characters of one request, all examples together."""
+    max_request_tokens: int = Field(default=131_072, ge=1)
+    """Tokens of one request, all examples together, as the model reads them. Streamed requests have no such bound."""
+    max_request_work: int = Field(default=4_194_304, ge=1)
+    """The same, each token counted once for every pass that the method makes."""
+    max_steps: int = Field(default=200, ge=1)
+    """Steps or samples of a method that averages over many."""
     max_body_bytes: int = Field(default=32 * 1024**2, ge=1)
 
-    @field_validator("allowed_models", mode="before")
+    @field_validator("allowed_models", "api_keys", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -54,3 +81,11 @@ class Settings(BaseSettings):
         return (
             json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
         )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys, those of the file too. Raises OSError where the file cannot be read."""
+        if self.api_keys_file is None:
+            return self.api_keys
+        lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
+        return (*self.api_keys, *(line.strip() for line in lines if line.strip()))

@@ -8,14 +8,18 @@ from typing import Any
 import httpx
 import pytest
 from asgi_lifespan import LifespanManager
+from prometheus_client import CollectorRegistry
 
 from services.teacher.app import create_app
+from services.teacher.desk import Desk
 from services.teacher.engine import Engine
+from services.teacher.metrics import TeacherMetrics
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.testing import tiny_causal, tiny_classifier, tiny_seq2seq
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+OpenDesk = Callable[..., AbstractAsyncContextManager[Desk]]
 
 
 @pytest.fixture
@@ -50,6 +54,21 @@ def serve(settings: Callable[..., Settings]) -> Serve:
             transport = httpx.ASGITransport(app=manager.app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://teacher") as client:
                 yield client
+
+    return run
+
+
+@pytest.fixture
+def desk(settings: Callable[..., Settings]) -> OpenDesk:
+    """`async with desk(max_models=1) as one:` runs the service's inside without HTTP."""
+
+    @asynccontextmanager
+    async def run(engine: Engine | None = None, **options: Any) -> AsyncIterator[Desk]:
+        one = Desk(engine or Engine(settings(**options)), TeacherMetrics(CollectorRegistry()))
+        try:
+            yield one
+        finally:
+            await one.stop()
 
     return run
 

@@ -1,162 +1,116 @@
-"""The engine alone, in a plain script as it were."""
+"""One model, in a plain script as it were: found, measured, loaded, asked."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from services.teacher.engine import Engine
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
-from understudy.errors import InvalidRequest, ModelError, ModelNotFound, PayloadTooLarge
-from understudy.schemas import AttributionExample, AttributionRequest, PredictionRequest
-from understudy.testing import LABELS, SENTENCES, tiny_classifier
+from understudy.errors import ModelError, ModelNotFound
+from understudy.schemas import PredictionInput
+from understudy.testing import SENTENCES, tiny_classifier
 
 MakeSettings = Callable[..., Settings]
 
 
-def ids(engine: Engine) -> list[str]:
-    return [model.id.split("-")[0] if model.id.startswith("model-") else model.id for model in engine.loaded()]
-
-
-def test_models_asked_longest_ago_make_room(settings: MakeSettings, published: ArtifactStore) -> None:
-    engine = Engine(settings(max_models=2))
-    names = {published.resolve(alias): alias for alias in ("classifier", "writer", "decoder")}
-    seen = []
-    for ref in ("classifier", "writer", "classifier", "decoder", "writer"):
-        engine.info(ref)
-        seen.append([names[model.id] for model in engine.loaded()])
-    assert seen == [
-        ["classifier"],
-        ["classifier", "writer"],
-        ["writer", "classifier"],
-        ["classifier", "decoder"],
-        ["decoder", "writer"],
-    ]
-
-
-def test_one_model_under_two_names_is_loaded_once(settings: MakeSettings, published: ArtifactStore) -> None:
-    engine = Engine(settings())
-    one, other = engine.info("classifier"), engine.info(published.resolve("classifier"))
-    assert len(engine.loaded()) == 1
-    assert one.fingerprint == other.fingerprint
-    assert one.id == "classifier"
-
-
-def test_an_alias_that_moved_is_loaded_anew(tmp_path: Path, settings: MakeSettings) -> None:
-    store = ArtifactStore(tmp_path / "artifacts")
-    engine = Engine(settings(artifacts=str(tmp_path / "artifacts")))
-    prints = []
-    for seed in (0, 1):
-        store.set_alias("best", store.publish("model", tiny_classifier(tmp_path / str(seed), seed=seed)).id)
-        prints.append(engine.info("best").fingerprint)
-    assert prints[0] != prints[1]
-
-
-def test_a_folder_that_was_trained_again_is_loaded_anew(tmp_path: Path, settings: MakeSettings) -> None:
-    engine = Engine(settings())
-    folder = tmp_path / "mine"
-    prints = [engine.info(str(tiny_classifier(folder, seed=seed))).fingerprint for seed in (0, 1)]
-    assert prints[0] != prints[1]
-    assert len(engine.loaded()) == 1
-    kept = engine._models[str(folder)]
-    engine.info(str(folder))
-    assert engine._models[str(folder)] is kept
-
-
 @pytest.mark.parametrize("ref", ["writer", "/etc", "models/../../etc", "org/models/../x", "allowed/../writer", ""])
-def test_only_references_that_are_allowed_are_loaded(settings: MakeSettings, ref: str) -> None:
+def test_only_references_that_are_allowed_are_offered(settings: MakeSettings, ref: str) -> None:
     engine = Engine(settings(allowed_models=("classifier", "allowed/*")))
-    engine.info("classifier")
+    engine.permit("classifier")
     with pytest.raises(ModelNotFound, match="matches one of classifier, allowed/") as caught:
-        engine.info(ref)
+        engine.permit(ref)
     assert caught.value.param == "model"
 
 
-def test_a_request_may_bring_its_own_template_and_labels(settings: MakeSettings) -> None:
-    engine = Engine(settings(model="writer"))
-    example = AttributionExample(input=SENTENCES[0], output="positive")
-    plain = engine.attribute(AttributionRequest(examples=(example,), target="gold"))
-    framed = engine.attribute(
-        AttributionRequest(examples=(example,), target="gold", labels=LABELS, template="Review: {input} Good?")
-    )
-    assert plain.results[0].probabilities is None
-    assert set(framed.results[0].probabilities or ()) == set(LABELS)
-    assert framed.results[0].tokens > plain.results[0].tokens
-    assert [word.text for word in framed.results[0].words] == [word.text for word in plain.results[0].words]
-    assert framed.fingerprint == plain.fingerprint
-
-
-def test_predictions_are_those_of_attributions(settings: MakeSettings) -> None:
+def test_an_alias_and_its_artifact_are_one_place(settings: MakeSettings, published: ArtifactStore) -> None:
     engine = Engine(settings())
-    examples = tuple(AttributionExample(id=str(i), input=text) for i, text in enumerate(SENTENCES))
-    explained = engine.attribute(AttributionRequest(examples=examples, target="predicted", top_k=3))
-    inputs = tuple({"id": one.id, "input": one.input} for one in examples)
-    with_words = engine.predict(PredictionRequest(inputs=inputs, top_k=3))
-    without = engine.predict(PredictionRequest(inputs=inputs, explain=False))
-    assert (with_words.reasons, without.reasons) == ("saliency", None)
-    for one, two, three in zip(explained.results, with_words.predictions, without.predictions, strict=True):
-        assert one.id == two.id == three.id
-        assert one.prediction == two.label == three.label
-        assert one.probability == pytest.approx(two.probability) == pytest.approx(three.probability)
-        assert one.rationale == two.words
-        assert three.words is None
+    assert engine.find("classifier") == engine.find(published.resolve("classifier"))
+    assert engine.find("classifier") != engine.find("writer")
 
 
-def test_inputs_may_be_plain_texts(settings: MakeSettings) -> None:
-    found = Engine(settings()).predict(PredictionRequest(inputs=(SENTENCES[0], {"input": SENTENCES[1]})))
-    assert [one.id for one in found.predictions] == [None, None]
-    assert all(one.words for one in found.predictions)
-
-
-def test_a_cut_text_is_reported_with_and_without_reasons(settings: MakeSettings) -> None:
+def test_a_folder_that_was_written_to_is_another_place(settings: MakeSettings, folder: Path) -> None:
     engine = Engine(settings())
-    for explain in (True, False):
-        found = engine.predict(PredictionRequest(inputs=("dull film " * 100, "fine"), explain=explain))
-        assert found.predictions[0].truncated > 0
-        assert found.predictions[1].truncated == 0
-
-
-def test_more_tokens_than_a_request_may_have_are_refused(settings: MakeSettings) -> None:
-    engine = Engine(settings(max_request_tokens=50))
-    with pytest.raises(PayloadTooLarge, match="at most 50 in one request") as caught:
-        engine.attribute(AttributionRequest(examples=tuple(AttributionExample(input=text) for text in SENTENCES)))
-    assert caught.value.param == "examples"
-    with pytest.raises(PayloadTooLarge) as caught:
-        engine.predict(PredictionRequest(inputs=SENTENCES, explain=False))
-    assert caught.value.param == "inputs"
-
-
-def test_more_candidates_than_a_request_may_have_are_refused(settings: MakeSettings) -> None:
-    engine = Engine(settings(max_candidates=3))
-    many = ("a", "b", "c", "d")
-    with pytest.raises(PayloadTooLarge) as caught:
-        engine.check(PredictionRequest(inputs=("x",), labels=many))
-    assert caught.value.param == "labels"
-    with pytest.raises(PayloadTooLarge) as caught:
-        engine.check(AttributionRequest(examples=(AttributionExample(input="x", choices=many),)))
-    assert caught.value.param == "examples[0].choices"
-
-
-def test_an_answer_named_twice_is_refused(settings: MakeSettings) -> None:
-    with pytest.raises(InvalidRequest, match="same answer twice") as caught:
-        Engine(settings()).check(PredictionRequest(inputs=({"input": "x", "choices": ("a", "a")},)))
-    assert caught.value.param == "inputs[0].choices"
-
-
-def test_a_classifier_names_its_labels_when_it_has_not_the_ones_asked_for(settings: MakeSettings) -> None:
-    with pytest.raises(ModelError, match="it has negative, neutral, positive"):
-        Engine(settings()).predict(PredictionRequest(inputs=("x",), labels=("good", "bad")))
+    before = engine.find(str(folder))
+    assert engine.find(str(folder)) == before
+    tiny_classifier(folder, seed=1)
+    assert engine.find(str(folder)) != before
 
 
 @pytest.mark.parametrize("ref", ["classifier", "writer", "decoder"])
-def test_warming_up_works_for_every_architecture(settings: MakeSettings, ref: str) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_is_measured_before_it_is_loaded(settings: MakeSettings, ref: str, precision: str) -> None:
+    engine = Engine(settings(precision=precision))
+    place = engine.find(ref)
+    model = engine.load(place)
+    assert model.bytes == sum(p.numel() for p in model.adapter.model.parameters()) * (
+        4 if precision == "float32" else 2
+    )
+    assert engine.size(place) == pytest.approx(model.bytes, rel=0.1)  # buffers are in the file, and tied weights once
+    assert model.info.precision == precision
+
+
+def test_numbered_parts_are_measured_together(settings: MakeSettings, folder: Path) -> None:
     engine = Engine(settings())
-    engine.warm(ref)
-    assert len(engine.loaded()) == 1
+    whole = engine.size(engine.find(str(folder)))
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    data = (folder / "model-00001-of-00002.safetensors").read_bytes()
+    (folder / "model-00002-of-00002.safetensors").write_bytes(data)
+    assert whole is not None
+    assert engine.size(engine.find(str(folder))) == 2 * whole
+
+
+def test_weights_that_can_hold_code_are_never_read(settings: MakeSettings, folder: Path) -> None:
+    engine = Engine(settings())
+    weights = {"w": torch.zeros(1)}
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"model\.safetensors or its numbered parts"):
+        engine.size(engine.find(str(folder)))
+    with pytest.raises(ModelNotFound, match=r"model\.safetensors"):
+        engine.load(engine.find(str(folder)))
+
+
+def test_code_that_comes_with_a_model_is_never_run(settings: MakeSettings, folder: Path, tmp_path: Path) -> None:
+    engine = Engine(settings())
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(ModelError, match="cannot be used"):
+        engine.load(engine.find(str(folder)))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x02\x00\x00\x00\x00\x00\x00\x00[]", b"\x00" * 8])
+def test_a_file_that_is_no_safetensors_file_is_named(settings: MakeSettings, folder: Path, content: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    engine = Engine(settings())
+    with pytest.raises(ModelError, match="is no safetensors file"):
+        engine.size(engine.find(str(folder)))
+
+
+def test_lengths_are_those_of_the_batches(settings: MakeSettings) -> None:
+    engine = Engine(settings())
+    model = engine.load(engine.find("writer"))
+    framed = model.adapter.with_template("Review: {input}")
+    assert model.lengths(SENTENCES, "Review: {input}") == framed.lengths(SENTENCES)
+    assert model.lengths(SENTENCES, None) == model.adapter.lengths(SENTENCES)
+
+
+def test_a_cut_text_is_reported(settings: MakeSettings) -> None:
+    engine = Engine(settings())
+    model = engine.load(engine.find("classifier"))
+    inputs = [PredictionInput(input="dull film " * 100), PredictionInput(input="fine")]
+    cut, whole = engine.answer(model, None, None, inputs)
+    assert cut.truncated > 0
+    assert whole.truncated == 0
 
 
 def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,3 +125,14 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("UNDERSTUDY_TEACHER_MAX_MODELS", "0")
     with pytest.raises(ValidationError, match="max_models"):
         Settings()
+
+
+def test_keys_come_from_the_environment_and_from_a_file_and_are_never_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("sk-two\n\n  sk-three \n")
+    monkeypatch.setenv("UNDERSTUDY_TEACHER_API_KEYS", "sk-one")
+    monkeypatch.setenv("UNDERSTUDY_TEACHER_API_KEYS_FILE", str(tmp_path / "keys"))
+    found = Settings()
+    assert found.keys == ("sk-one", "sk-two", "sk-three")
+    assert "sk-one" not in repr(found)

@@ -1,0 +1,91 @@
+"""What a request may cost, and what it does cost: refused here before anything waits. Touches no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from services.teacher.settings import Settings
+from understudy.attribution.methods import Method, make_method, settings_of
+from understudy.errors import InvalidRequest, PayloadTooLarge
+from understudy.schemas import (
+    AttributionExample,
+    AttributionOptions,
+    AttributionRequest,
+    PredictionInput,
+    PredictionRequest,
+)
+
+__all__ = ["check", "check_method", "check_tokens", "passes"]
+
+_STEPS = ("n_steps", "n_samples")
+_FAITHFULNESS = 12  # forward passes: without the rationale, with it alone, and both for five shares of the words
+
+
+def check(request: AttributionRequest | PredictionRequest, settings: Settings, *, streamed: bool = False) -> None:
+    """Raise PayloadTooLarge or InvalidRequest, which name the field, for what can be seen without a model."""
+    field, items = _items(request)
+    most = settings.max_stream_examples if streamed else settings.max_examples
+    if len(items) > most:
+        raise PayloadTooLarge(f"{len(items)} {field} in one request: at most {most}", param=field)
+    characters = sum(len(one.input) for one in items)
+    if characters > settings.max_request_chars:
+        raise PayloadTooLarge(
+            f"{field} have {characters} characters together: at most {settings.max_request_chars} in one request",
+            param=field,
+        )
+    for param, names in _candidates(request, field, items):
+        if len(names) > settings.max_candidates:
+            raise PayloadTooLarge(f"{param}: at most {settings.max_candidates}", param=param)
+        if len(set(names)) < len(names):
+            raise InvalidRequest(f"{param} names the same answer twice", param=param)
+
+
+def check_method(options: AttributionOptions, settings: Settings) -> Method:
+    """The method that is asked for. Raises UnknownName, or InvalidRequest for settings that there are not or above
+    what this service allows.
+    """
+    method = make_method(options.method, options.settings)
+    chosen, most = settings_of(method), settings.max_steps
+    for name in _STEPS:
+        if name in chosen and chosen[name] > most:
+            raise InvalidRequest(f"settings.{name} is {chosen[name]}: at most {most} here", param=f"settings.{name}")
+    return method
+
+
+def check_tokens(field: str, lengths: Sequence[int], costs: Sequence[int], settings: Settings) -> None:
+    """Raise PayloadTooLarge where a request has too many tokens, or too many times the passes that it asks for."""
+    tokens, work = sum(lengths), sum(costs)
+    if tokens > settings.max_request_tokens:
+        raise PayloadTooLarge(
+            f"{field} take {tokens} tokens together: at most {settings.max_request_tokens} in one request", param=field
+        )
+    if work > settings.max_request_work:
+        raise PayloadTooLarge(
+            f"{field} take {tokens} tokens and {work} with every pass of the method: at most "
+            f"{settings.max_request_work} in one request. Ask for fewer steps, or send fewer {field}",
+            param=field,
+        )
+
+
+def passes(options: AttributionOptions, method: Method, contrast: bool, text: str) -> int:
+    """Passes through the model that explaining one text takes, about: a method's steps, or one for each word."""
+    settings = settings_of(method)
+    steps = max((int(settings[name]) for name in _STEPS if name in settings), default=1)
+    words = len(text.split()) if method.unit == "word" else 1
+    return max(steps, words) * (1 + contrast) + (_FAITHFULNESS if options.faithfulness else 0)
+
+
+def _items(
+    request: AttributionRequest | PredictionRequest,
+) -> tuple[str, Sequence[AttributionExample | PredictionInput]]:
+    if isinstance(request, AttributionRequest):
+        return "examples", request.examples
+    return "inputs", [PredictionInput(input=one) if isinstance(one, str) else one for one in request.inputs]
+
+
+def _candidates(
+    request: AttributionRequest | PredictionRequest, field: str, items: Sequence[AttributionExample | PredictionInput]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    yield "labels", request.labels or ()
+    for i, one in enumerate(items):
+        yield f"{field}[{i}].choices", one.choices or ()
