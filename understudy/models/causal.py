@@ -113,16 +113,22 @@ class CausalAdapter(Adapter):
         return own_texts(self.tokenizer, batch.labels, self.own(batch.labels))
 
     def attention(self, batch: Batch) -> Attention | None:
-        """Each token of the answer is read from the position before it."""
+        """Each token of the answer is read from the position before it.
+
+        Padded on the right for this pass: no padding is then left without a token to look at, which some models answer
+        with numbers that are none.
+        """
         own = self.own(batch.labels)
-        whole, extra = self._behind(batch.mask, own)
-        sequence = torch.cat([self.embed(batch.ids), self.embed(batch.labels.clamp_min(0))], 1)
-        layers = head_means(
-            with_attention(self.model, inputs_embeds=sequence, attention_mask=whole, **extra), "attentions"
-        )
+        width, answer = batch.ids.shape[1], own.shape[1]
+        padding = (width - batch.mask.sum(-1)).tolist()
+        sequence = torch.cat([batch.ids, batch.labels.clamp_min(0)], 1)  # (B, T + S)
+        mask = torch.cat([batch.mask, own.to(batch.mask.dtype)], 1)
+        ids, mask = (_rolled(each, [-shift for shift in padding]) for each in (sequence, mask))
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in self._accepted else {}
+        outputs = with_attention(self.model, input_ids=ids, attention_mask=mask, use_cache=False, **keep)
+        layers = [_rolled(layer, padding) for layer in head_means(outputs, "attentions")]  # (B, T + S, T + S)
         if not layers:
             return None
-        width, answer = batch.ids.shape[1], own.shape[1]
         reading = layers[0].new_zeros(len(own), answer, width + answer)
         steps = torch.arange(answer, device=self.device)
         reading[:, steps, width - 1 + steps] = own.to(reading.dtype)
@@ -180,19 +186,15 @@ class CausalAdapter(Adapter):
 
     def _logits(self, mask: Tensor, own: Tensor, **inputs: Tensor) -> Tensor:
         """The logits that predict each target token: prompts with targets, (B, T), (B, S) -> (B, S, V)."""
-        whole, extra = self._behind(mask, own)
+        whole = torch.cat([mask, own.to(mask.dtype)], 1)  # (B, T + S)
         keep = own.shape[1] + 1
-        return self.model(**inputs, attention_mask=whole, **extra).logits[:, -keep:-1]
-
-    def _behind(self, mask: Tensor, own: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """The mask of prompts with their targets behind them, (B, T + S), and what goes with it."""
-        whole = torch.cat([mask, own.to(mask.dtype)], 1)
         extra: dict[str, Any] = {
             "position_ids": (whole.cumsum(-1) - 1).clamp_min(0),
-            "logits_to_keep": own.shape[1] + 1,
+            "logits_to_keep": keep,
             "use_cache": False,
         }
-        return whole, {name: value for name, value in extra.items() if name in self._accepted}
+        accepted = {name: value for name, value in extra.items() if name in self._accepted}
+        return self.model(**inputs, attention_mask=whole, **accepted).logits[:, -keep:-1]
 
     def _fitting(self, answer: str, prompt: Encoded) -> str:
         """What of an answer fits behind one token of its text, with the token that ends it."""
@@ -215,3 +217,9 @@ class CausalAdapter(Adapter):
         if start is None:
             raise ModelError("the text has no token for this model, which has no start token either", param="input")
         return int(start)
+
+
+def _rolled(rows: Tensor, shifts: Sequence[int]) -> Tensor:
+    """Each row moved along all its dimensions, what leaves at one end coming in at the other."""
+    dims = tuple(range(rows.dim() - 1))
+    return torch.stack([row.roll([shift] * len(dims), dims) for row, shift in zip(rows, shifts, strict=True)])

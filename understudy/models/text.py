@@ -145,7 +145,7 @@ def fitting(text: str, tokens: Callable[[str], int], most: int) -> str:
     return text
 
 
-def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+def pad(rows: Sequence[Sequence[float]], value: float, *, left: bool = False) -> Tensor:
     """Rows of unequal length as one (B, T) tensor."""
     width = max(map(len, rows))
     fill = [[value] * (width - len(row)) for row in rows]

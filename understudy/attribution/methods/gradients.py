@@ -1,11 +1,14 @@
-"""Gradients of what is explained with respect to the input embeddings: one backward pass, or one for each row.
+"""Gradients of what is explained with respect to the input embeddings: at the input, at other points, for each row.
 
 The embeddings are a leaf of their own and the parameters are frozen, so no weight gradient is ever computed, and an
-embedding table that a decoder shares collects nothing.
+embedding table that a decoder shares collects nothing. Gradients come in float32 at least, whatever the model computes
+in, because what is summed next would lose its small terms.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,20 +18,31 @@ if TYPE_CHECKING:
 
     from understudy.models.base import Adapter, Batch
 
-__all__ = ["gradients", "row_gradients"]
+__all__ = ["gradients", "gradients_at", "row_gradients", "widened"]
 
 
-def gradients(adapter: Adapter, batch: Batch, embeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The embeddings and the gradient of `adapter.objective(batch)` there: 2 x (B, T, D).
+def gradients(adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The embeddings and the gradient of `adapter.objective(batch)` there: 2 x (B, T, D)."""
+    embeds = adapter.embed(batch.ids).detach()
+    (found,) = gradients_at(adapter, batch, [embeds])
+    return widened(embeds), found
 
-    `embeds` are other embeddings than the batch's own to take the gradient at, such as noisy ones.
+
+def gradients_at(adapter: Adapter, batch: Batch, points: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The gradient at each point, a (B, T, D) tensor that stands in for the batch's own embeddings.
+
+    Points x rows share a forward pass, as many as the adapter's token budget allows; no more of them are in memory.
     """
-    leaf = (adapter.embed(batch.ids) if embeds is None else embeds).detach().requires_grad_()
-    with torch.enable_grad():
-        explained = adapter.objective(batch)(leaf, *batch.rows)  # (B,)
-    # A sum over examples: none of them depends on another's embeddings.
-    (found,) = torch.autograd.grad(explained.sum(), leaf)
-    return leaf.detach(), found
+    objective = adapter.objective(batch)
+    most = max(1, adapter.max_padded_tokens // batch.ids.numel())
+    waiting = iter(points)
+    while chunk := list(islice(waiting, most)):
+        leaf = torch.cat(chunk).detach().requires_grad_()
+        with torch.enable_grad():
+            explained = objective(leaf, *(row.repeat(len(chunk), 1) for row in batch.rows))
+        # A sum over examples: none of them depends on another's embeddings.
+        (found,) = torch.autograd.grad(explained.sum(), leaf)
+        yield from widened(found).chunk(len(chunk))
 
 
 def row_gradients(adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -38,4 +52,9 @@ def row_gradients(adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
         scores = adapter.token_scores(leaf, batch.mask, batch.labels)  # (B, S)
     last = scores.shape[1] - 1
     found = [torch.autograd.grad(scores[:, s].sum(), leaf, retain_graph=s < last)[0] for s in range(last + 1)]
-    return leaf.detach(), torch.stack(found)
+    return widened(leaf.detach()), widened(torch.stack(found))
+
+
+def widened(values: Tensor) -> Tensor:
+    """The same values in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
