@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from services.orchestrator.broker import create_celery, sender
 from services.orchestrator.context import Context, Send
 from services.orchestrator.dispatch import Sweeper
+from services.orchestrator.follow import Followers
 from services.orchestrator.routes import files, jobs, models
 from services.orchestrator.routes.state import State
 from services.orchestrator.settings import Settings
@@ -28,11 +29,12 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
     chosen = settings or Settings()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         context = await run_in_threadpool(Context, chosen, send or sender(create_celery(chosen)))
         sweeper = Sweeper(context)
         sweeper.start()
-        yield {"context": context, "sweeper": sweeper}
+        followers = Followers(context, stopping=lambda: bool(app.state.draining))
+        yield {"context": context, "sweeper": sweeper, "followers": followers}
         await run_in_threadpool(sweeper.stop)
         context.close()
 

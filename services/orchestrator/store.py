@@ -39,6 +39,7 @@ class StoredEvent:
     id: str
     created_at: int
     event: Event
+    seq: int
 
 
 class FileStore:
@@ -132,6 +133,20 @@ class JobStore:
             rows, more = _page(sql, select(events).where(events.c.job_id == job_id), events, after, limit)
         return [_event(row) for row in rows], more
 
+    def story(self, job_id: str, seen: int, limit: int) -> list[StoredEvent]:
+        """The events behind the one with the number `seen`, oldest first."""
+        query = select(events).where(events.c.job_id == job_id, events.c.seq > seen).order_by(events.c.seq)
+        with self._database.read() as sql:
+            return [_event(row) for row in sql.execute(query.limit(limit))]
+
+    def place(self, job_id: str, event_id: str) -> int:
+        """The number of one of the job's events. Raises InvalidRequest where it has none of that id."""
+        with self._database.read() as sql:
+            row = _by_id(sql, events, event_id)
+        if row is None or row.job_id != job_id:
+            raise InvalidRequest(f"job {job_id} has no event '{event_id[:100]}' to continue after", param="after")
+        return int(row.seq)
+
 
 def _by_id(sql: Connection, table: Table, row_id: str, *, lock: bool = False) -> Row[Any] | None:
     if not row_id.isprintable():
@@ -162,6 +177,8 @@ def insert_job(sql: Connection, job: Job) -> None:
 
 
 def add_event(sql: Connection, job_id: str, event: Event, now: float) -> None:
+    # Whoever follows a job reads its events by number: they must become visible in the order of their numbers.
+    sql.execute(select(jobs.c.seq).where(jobs.c.id == job_id).with_for_update())
     values = event.model_dump(mode="json")
     sql.execute(insert(events).values(id=new_id("ftevent-"), job_id=job_id, created_at=int(now), **values))
 
@@ -210,4 +227,4 @@ def _job(row: Row[Any]) -> Job:
 
 def _event(row: Row[Any]) -> StoredEvent:
     event = Event(level=row.level, type=row.type, message=row.message, data=row.data)
-    return StoredEvent(row.id, row.created_at, event)
+    return StoredEvent(row.id, row.created_at, event, row.seq)

@@ -6,15 +6,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 
 from services.orchestrator.context import Context
 from services.orchestrator.idempotency import Replay, fingerprint
 from services.orchestrator.jobs import Event, Job
 from services.orchestrator.pipeline import first_items
 from services.orchestrator.requests import JobRequest, job_of
-from services.orchestrator.routes.state import ONCE, OnceKey, Scope, TheContext, TheSweeper, answered, replayed
+from services.orchestrator.routes.state import (
+    ONCE,
+    OnceKey,
+    Scope,
+    TheContext,
+    TheFollowers,
+    TheSweeper,
+    answered,
+    replayed,
+)
 from services.orchestrator.wire import (
     CheckpointObject,
     EventObject,
@@ -34,6 +43,9 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
 # The report is a page from the job's own texts: nothing in it may run or fetch.
 _PAGE_POLICY = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
+
+EVENT_STREAM = "text/event-stream"
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is nginx's
 
 After = Annotated[str | None, Query(description="the id of the last object of the page before")]
 
@@ -84,10 +96,27 @@ def resume(context: TheContext, sweeper: TheSweeper, job_id: str) -> JobObject:
     return _show(context, job)
 
 
-@router.get("/{job_id}/events", summary="The job's story, newest first")
+@router.get(
+    "/{job_id}/events",
+    summary="The job's story: newest first in pages, or oldest first as server-sent events until the job has ended",
+    response_model=Page[EventObject],
+    responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+)
 def events(
-    context: TheContext, job_id: str, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
-) -> Page[EventObject]:
+    context: TheContext,
+    followers: TheFollowers,
+    job_id: str,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    stream: Annotated[bool, Query(description="the same as `Accept: text/event-stream`")] = False,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+    last_event_id: Annotated[str | None, Header(description="where a stream goes on; it is an event's id")] = None,
+) -> Page[EventObject] | Response:
+    if stream or EVENT_STREAM in accept:
+        story = followers.follow(job_id, last_event_id or after)
+        if story is None:
+            return Response(status_code=204)  # a browser's EventSource reconnects for ever, unless it is told this
+        return StreamingResponse(story, media_type=EVENT_STREAM, headers=_STREAM_HEADERS)
     context.jobs.get(job_id)
     found, more = context.jobs.events(job_id, after, limit)
     return Page(data=[event_object(one) for one in found], has_more=more)

@@ -9,14 +9,16 @@ from fastapi import Depends, Header, Request, Response
 
 from services.orchestrator.context import Context
 from services.orchestrator.dispatch import Sweeper
+from services.orchestrator.follow import Followers
 from services.orchestrator.idempotency import HEADER, REPLAYED, Replay
 
-__all__ = ["ONCE", "OnceKey", "Scope", "State", "TheContext", "TheSweeper", "answered", "replayed"]
+__all__ = ["ONCE", "OnceKey", "Scope", "State", "TheContext", "TheFollowers", "TheSweeper", "answered", "replayed"]
 
 
 class State(TypedDict):
     context: Context
     sweeper: Sweeper
+    followers: Followers
 
 
 def _context(request: Request) -> Context:
@@ -51,5 +53,12 @@ OnceKey = Annotated[
     Header(alias=HEADER, description="Repeats of a request under one key get its first answer again, for 24 hours"),
 ]
 Scope = Annotated[str, Depends(_scope)]
+
+
+def _followers(request: Request) -> Followers:
+    return request.state.followers
+
+
+TheFollowers = Annotated[Followers, Depends(_followers)]
 TheContext = Annotated[Context, Depends(_context)]
 TheSweeper = Annotated[Sweeper, Depends(_sweeper)]

@@ -4,53 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import openai
 import pytest
-import uvicorn
 from sqlalchemy import func, select
+from stand.server import DISTIL, Server
 
-from services.orchestrator.app import create_app
 from services.orchestrator.database import idempotency_keys, jobs
 from services.orchestrator.idempotency import ABANDONED_SECONDS, KEPT_SECONDS, Idempotency, Replay, Ticket
 from services.orchestrator.settings import Settings
 from understudy.errors import Conflict, InvalidRequest, KeyReused
 from understudy.testing import FakeTeacher
 
-METHOD = {"type": "distillation", "distillation": {"teacher": {"model": "teacher"}}}
 JOBS = "/v1/fine_tuning/jobs"
-
-
-class Server:
-    """The API on a real port."""
-
-    def __init__(self, settings: Settings) -> None:
-        config = uvicorn.Config(create_app(settings, lambda *_: None), host="127.0.0.1", port=0, log_config=None)
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
-        self.http = httpx.Client(base_url=self.url, trust_env=False)
-
-    def stop(self) -> None:
-        self.http.close()
-        self.server.should_exit = True
-        self.thread.join()
-
-    def upload(self, content: str, **headers: str) -> httpx.Response:
-        files = {"file": ("rows.jsonl", content.encode())}
-        return self.http.post("/v1/files", files=files, data={"purpose": "fine-tune"}, headers=headers)
-
-    def create(self, key: str, **body: Any) -> httpx.Response:
-        given = {"model": "scratch:bert-1x16", "method": METHOD, **body}
-        return self.http.post(JOBS, json=given, headers={"Idempotency-Key": key})
 
 
 @pytest.fixture
@@ -80,16 +49,16 @@ def count(server: Server) -> int:
 
 
 def test_the_same_request_again_gets_the_first_answer_byte_for_byte(server: Server, file_id: str) -> None:
-    first = server.create("a", training_file=file_id)
+    first = server.create(key="a", training_file=file_id)
     server.http.post(f"{JOBS}/{first.json()['id']}/cancel")
-    again = server.create("a", training_file=file_id)
+    again = server.create(key="a", training_file=file_id)
     assert (again.status_code, again.content) == (200, first.content)
     assert (first.headers.get("idempotent-replayed"), again.headers["idempotent-replayed"]) == (None, "true")
     assert count(server) == 1
 
 
 def test_the_order_of_a_bodys_fields_does_not_make_another_request(server: Server, file_id: str) -> None:
-    body = {"model": "scratch:bert-1x16", "method": METHOD, "training_file": file_id}
+    body = {"model": "scratch:bert-1x16", "method": DISTIL, "training_file": file_id}
     turned = json.dumps(dict(reversed(body.items())), indent=3)
     headers = {"Idempotency-Key": "a", "content-type": "application/json"}
     first = server.http.post(JOBS, content=json.dumps(body), headers=headers)
@@ -97,8 +66,8 @@ def test_the_order_of_a_bodys_fields_does_not_make_another_request(server: Serve
 
 
 def test_another_request_under_the_key_is_422_and_names_the_header(server: Server, file_id: str) -> None:
-    server.create("a", training_file=file_id)
-    answer = server.create("a", training_file=file_id, seed=7)
+    server.create(key="a", training_file=file_id)
+    answer = server.create(key="a", training_file=file_id, seed=7)
     assert answer.status_code == 422
     assert answer.json()["error"] | {"message": ""} == {
         "message": "",
@@ -110,29 +79,29 @@ def test_another_request_under_the_key_is_422_and_names_the_header(server: Serve
 
 
 def test_another_key_or_none_makes_another_job(server: Server, file_id: str) -> None:
-    server.create("a", training_file=file_id)
-    server.create("b", training_file=file_id)
-    body = {"model": "scratch:bert-1x16", "method": METHOD, "training_file": file_id}
+    server.create(key="a", training_file=file_id)
+    server.create(key="b", training_file=file_id)
+    body = {"model": "scratch:bert-1x16", "method": DISTIL, "training_file": file_id}
     assert [server.http.post(JOBS, json=body).status_code for _ in range(2)] == [200, 200]
     assert count(server) == 4
 
 
 def test_callers_with_different_credentials_do_not_share_keys(server: Server, file_id: str) -> None:
     server.http.headers["authorization"] = "Bearer one"
-    first = server.create("a", training_file=file_id)
+    first = server.create(key="a", training_file=file_id)
     server.http.headers["authorization"] = "Bearer two"
-    assert server.create("a", training_file=file_id, seed=5).json()["id"] != first.json()["id"]
+    assert server.create(key="a", training_file=file_id, seed=5).json()["id"] != first.json()["id"]
 
 
 def test_what_was_refused_did_nothing_and_its_key_may_be_used_again(server: Server, rows: Any) -> None:
-    assert server.create("a", training_file="file-none").status_code == 404
-    made = server.create("a", training_file=server.upload(rows(80)).json()["id"])
+    assert server.create(key="a", training_file="file-none").status_code == 404
+    made = server.create(key="a", training_file=server.upload(rows(80)).json()["id"])
     assert (made.status_code, made.headers.get("idempotent-replayed")) == (200, None)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "tab\tin it"])
 def test_a_key_that_is_none_is_400(server: Server, file_id: str, key: str) -> None:
-    answer = server.create(key, training_file=file_id)
+    answer = server.create(key=key, training_file=file_id)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Idempotency-Key")
 
 
@@ -148,10 +117,10 @@ def test_a_repeated_upload_is_one_file(server: Server, rows: Any) -> None:
 def test_a_replay_survives_a_restart(settings: Settings, rows: Any) -> None:
     before = Server(settings)
     file_id = before.upload(rows(80)).json()["id"]
-    first = before.create("a", training_file=file_id)
+    first = before.create(key="a", training_file=file_id)
     before.stop()
     after = Server(settings)
-    again = after.create("a", training_file=file_id)
+    again = after.create(key="a", training_file=file_id)
     assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
     after.stop()
 
@@ -166,7 +135,7 @@ def test_fifty_clients_that_submit_at_once_with_one_key_make_one_job(server: Ser
             job = client.fine_tuning.jobs.create(
                 model="scratch:bert-1x16",
                 training_file=file_id,
-                method=METHOD,  # type: ignore[arg-type]
+                method=DISTIL,  # type: ignore[arg-type]
                 extra_headers={"Idempotency-Key": "one"},
             )
             return job.id
