@@ -27,7 +27,31 @@ __all__ = ["HEALTH", "StringErrors", "router"]
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 """The addresses that probes ask, without a key."""
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol V2"])
+
+class ErrorString(BaseModel):
+    error: str
+
+
+router = APIRouter(
+    prefix="/v2",
+    tags=["Open Inference Protocol V2"],
+    responses={status: {"model": ErrorString} for status in (400, 401, 404, 413, 415, 429, 503)},
+)
+
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {"type": "object"},
+                "example": {
+                    "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["A dull film."]}],
+                    "parameters": {"method": "saliency", "top_k": 3},
+                },
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+}
 
 
 # --- server ----------------------------------------------------------------------------------------------------------
@@ -49,8 +73,6 @@ async def live() -> dict[str, bool]:
 
 @router.get("/health/ready", summary="The service can do its work")
 async def ready(request: Request) -> dict[str, bool]:
-    if request.app.state.draining:
-        raise Unavailable("the service is shutting down")
     request.state.readiness.details()
     return {"ready": True}
 
@@ -83,14 +105,22 @@ class ModelMetadata(BaseModel):
     )
 
 
-@router.post("/models/{model:path}/versions/{version}/infer", summary="Answers and words of this version of a model")
+@router.post(
+    "/models/{model:path}/versions/{version}/infer",
+    summary="Answers and words of this version of a model",
+    openapi_extra=_BODY,
+)
 async def infer_version(model: str, version: str, request: Request, desk: TheDesk) -> Response:
     asked = await _inference(request, desk)
     await _check_version(desk, model, version)
     return await _infer(desk, model, asked)
 
 
-@router.post("/models/{model:path}/infer", summary="The model's answers, and the words that decided them, as tensors")
+@router.post(
+    "/models/{model:path}/infer",
+    summary="The model's answers, and the words that decided them, as tensors",
+    openapi_extra=_BODY,
+)
 async def infer(model: str, request: Request, desk: TheDesk) -> Response:
     return await _infer(desk, model, await _inference(request, desk))
 
@@ -133,7 +163,7 @@ async def _check_version(desk: Desk, model: str, version: str) -> None:
 async def _inference(request: Request, desk: Desk) -> InferRequest:
     body = await request.body()
     encoding = request.headers.get("content-encoding")
-    unpacked = unpack(body, encoding, most=desk.engine.settings.max_body_bytes)
+    unpacked = unpack(body, encoding, most=desk.settings.max_body_bytes)
     return read_request(unpacked, request.headers.get(HEADER_LENGTH))
 
 

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from services.teacher.app import create_app
 from services.teacher.desk import Desk
+from services.teacher.routes.open_inference import HEALTH
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.errors import Overloaded
@@ -313,6 +314,16 @@ async def test_errors_from_everywhere_are_strings(serve: Serve) -> None:
         assert answer.json()["error"].startswith(begins)
         assert set(answer.json()) == {"error"}
         assert answer.headers["x-request-id"]
+
+
+@pytest.mark.anyio
+async def test_probes_need_no_key_and_a_missing_key_is_a_string(serve: Serve) -> None:
+    async with serve(api_keys=("open sesame",), model=None) as http:
+        assert [(await http.get(path)).status_code for path in HEALTH] == [200, 200]
+        answer = await http.get("/v2")
+        assert (answer.status_code, list(answer.json())) == (401, ["error"])
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert (await http.get("/v2", headers={"Authorization": "Bearer open sesame"})).status_code == 200
 
 
 @pytest.mark.anyio
