@@ -6,15 +6,18 @@ reached as Unavailable, so that a caller decides on `error.retryable` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from understudy.errors import Unavailable, UnderstudyError, from_body
+from understudy.errors import InternalError, Unavailable, UnderstudyError, from_body
 from understudy.schemas import (
+    Attribution,
     AttributionRequest,
     AttributionResponse,
     ModelInfo,
@@ -26,14 +29,22 @@ __all__ = ["OrchestratorClient", "StudentClient", "TeacherClient"]
 
 
 class _Client:
-    """One service at one address. `transport` replaces the network in tests."""
+    """One service at one address. `api_key` is for services that ask for one; `transport` replaces the network."""
 
     def __init__(
-        self, base_url: str, *, transport: httpx.BaseTransport | None = None, timeout: float | None = 120.0
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        timeout: float | None = 120.0,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # trust_env off: these are our own addresses, and a proxy from the environment must not see the texts.
-        self._http = httpx.Client(base_url=self.base_url, transport=transport, timeout=timeout, trust_env=False)
+        self._http = httpx.Client(
+            base_url=self.base_url, headers=headers, transport=transport, timeout=timeout, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -68,27 +79,58 @@ class _Client:
             raise Unavailable(f"{self.base_url}{path} answered something that is not JSON") from error
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
+        with self._reached():
             answer = self._http.request(method, path, **options)
+        return _believed(answer)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn a network's error into ours."""
+        try:
+            yield
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise Unavailable(f"{self.base_url} does not answer ({reason}): is the service running there?") from error
-        if answer.is_success:
-            return answer
-        try:
-            body = answer.json()
-        except ValueError:
-            body = {}
-        wait = answer.headers.get("retry-after", "")
-        raise from_body(
-            answer.status_code, body if isinstance(body, Mapping) else {}, float(wait) if wait.isdigit() else None
-        )
+
+
+def _believed(answer: httpx.Response) -> httpx.Response:
+    """An answer that is none of error; raises what the service raised."""
+    if answer.is_success:
+        return answer
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {}
+    wait = answer.headers.get("retry-after", "")
+    raise from_body(
+        answer.status_code, body if isinstance(body, Mapping) else {}, float(wait) if wait.isdigit() else None
+    )
 
 
 class TeacherClient(_Client):
     def attribute(self, request: AttributionRequest) -> AttributionResponse:
         body = self._call("POST", "/v1/attributions", json=request.model_dump(mode="json"))
         return AttributionResponse.model_validate(body)
+
+    def stream(self, request: AttributionRequest) -> Iterator[tuple[int, Attribution | UnderstudyError]]:
+        """Each example's place in the request with its result, or its error, as soon as the service has it.
+
+        No order is kept. Leaving the loop early ends the work on the rest. Raises what is wrong with the whole request,
+        and Unavailable where the service breaks off.
+        """
+        body, headers = request.model_dump(mode="json"), {"Accept": "application/x-ndjson"}
+        with self._reached(), self._http.stream("POST", "/v1/attributions", json=body, headers=headers) as answer:
+            if not answer.is_success:
+                answer.read()
+            for text in _believed(answer).iter_lines():
+                line = json.loads(text)
+                if "done" in line:
+                    return
+                if "error" in line:
+                    yield line["index"], from_body(InternalError.status, line)
+                elif "index" in line:
+                    yield line["index"], Attribution.model_validate(line["result"])
+        raise Unavailable(f"{self.base_url} broke off in the middle of its answer")
 
     def predict(self, request: PredictionRequest) -> PredictionResponse:
         return PredictionResponse.model_validate(

@@ -182,6 +182,9 @@ class Stack:
             "UNDERSTUDY_TEACHER_URLS": f'["{self.teacher_url}"]',
             "UNDERSTUDY_TEACHER_HOST": config.host,
             "UNDERSTUDY_TEACHER_PORT": str(self._ports["teacher"]),
+            # Whoever starts a stack at an address that others reach has opened its other services to them too.
+            "UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS": os.environ.get("UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS", "true"),
+            "UNDERSTUDY_TEACHER_DRAIN_SECONDS": "0",
             "UNDERSTUDY_STUDENT_HOST": config.host,
             "UNDERSTUDY_STUDENT_PORT": str(self._ports["student"]),
             # One thread each for the parts that compute: small models gain nothing from more, and two at once lose.

@@ -41,7 +41,10 @@ class Teachers:
 
     def __init__(self, settings: Settings, transport: httpx.BaseTransport | None = None) -> None:
         chosen = transport or WholeCall()
-        self._clients = [TeacherClient(url, transport=chosen, timeout=None) for url in settings.teacher_urls]
+        self._clients = [
+            TeacherClient(url, api_key=settings.teacher_api_key, transport=chosen, timeout=None)
+            for url in settings.teacher_urls
+        ]
         self._patience = settings.teacher_patience
         self._timeout = settings.teacher_timeout
         self._max_examples = settings.teacher_max_examples

@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None, store: ArtifactStore | None = N
         lifespan=lifespan,
         ready=_ready,
         max_body=chosen.max_body_bytes,
+        cancel=True,
     )
     app.include_router(router)
     return app
