@@ -15,10 +15,11 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -31,6 +32,7 @@ Kind = Literal["file", "dataset", "shard", "model", "report"]
 _ID = re.compile(rf"({'|'.join(get_args(Kind))})-[0-9a-f]{{24}}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MANIFEST = "manifest.json"
+_PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -181,14 +183,28 @@ class ArtifactStore:
         if not self._local:  # object stores make a key visible only when it is whole
             self.fs.put_file(str(source), target)
             return
-        aside = f"{target}.{uuid.uuid4().hex}.part"
-        shutil.copyfile(source, aside)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, target)
+        with _aside(target) as aside, source.open("rb") as file:
+            shutil.copyfileobj(file, aside)
 
     def _write_json(self, target: str, value: Mapping[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            source = Path(scratch) / "value.json"
-            source.write_text(json.dumps(dict(value), indent=1, sort_keys=True))
-            self._write(target, source)
+        content = json.dumps(dict(value), indent=1, sort_keys=True).encode()
+        if not self._local:
+            self.fs.pipe_file(target, content)
+            return
+        with _aside(target) as aside:
+            aside.write(content)
+
+
+@contextmanager
+def _aside(target: str) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is whole and on the disk; an error, as of a full disk, leaves nothing."""
+    path = f"{target}.{uuid.uuid4().hex}{_PART}"
+    try:
+        with open(path, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path, target)
+    finally:
+        with suppress(FileNotFoundError):
+            Path(path).unlink()

@@ -8,6 +8,7 @@ ends itself when its parent is gone. Knows nothing of jobs.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -56,13 +57,17 @@ def run_child(
     check: Callable[[], None],
     threads: int = 1,
     grace: float = 5.0,
+    lock: Path | None = None,
 ) -> Mapping[str, Any]:
     """Run `stage` to its end. `check` is called several times a second and may raise, which ends the child.
+
+    `lock` names a file that one child holds at a time: a child that has it already is ended first.
 
     Raises the UnderstudyError that the stage raised, or StageFailed when it ended in any other way.
     """
     ours, theirs = _context.Pipe(duplex=False)
-    process = _context.Process(target=_child, args=(stage, json.dumps(spec), str(out), threads, theirs))
+    check()  # a worker that has lost its item must not end the child of the one that has it now
+    process = _context.Process(target=_child, args=(stage, json.dumps(spec), str(out), threads, lock, theirs))
     with ours:
         with theirs, _reaping:
             process.start()
@@ -140,11 +145,12 @@ def _signal(pid: int, number: int) -> None:
 # --- in the child --------------------------------------------------------------------------------------------------
 
 
-def _child(stage: Stage, spec: str, out: str, threads: int, theirs: Connection) -> None:
+def _child(stage: Stage, spec: str, out: str, threads: int, lock: Path | None, theirs: Connection) -> None:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _limit_threads(threads)
+    held = _hold(lock) if lock else None
 
     def say(kind: str, value: Any) -> None:
         theirs.send_bytes(json.dumps([kind, value]).encode())
@@ -157,6 +163,23 @@ def _child(stage: Stage, spec: str, out: str, threads: int, theirs: Connection) 
         lines = traceback.format_exc().strip().splitlines()
         print("\n".join(lines), file=sys.stderr, flush=True)
         say("crash", lines[-TAIL_LINES:])
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _hold(lock: Path) -> int:
+    """Be the only one in a place: end the child that a worker left at work there when it was taken for dead."""
+    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with suppress(ProcessLookupError, ValueError):
+            os.killpg(int(os.pread(file, 32, 0)), signal.SIGKILL)  # whoever holds the lock lives, and this is its id
+        fcntl.flock(file, fcntl.LOCK_EX)
+    os.ftruncate(file, 0)
+    os.pwrite(file, str(os.getpid()).encode(), 0)
+    return file
 
 
 def _end_with_parent() -> None:

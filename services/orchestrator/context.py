@@ -12,7 +12,7 @@ import httpx
 from services.orchestrator.database import Database
 from services.orchestrator.flow import Flow
 from services.orchestrator.idempotency import Idempotency
-from services.orchestrator.jobs import Event, Queue
+from services.orchestrator.jobs import Event, Item, Queue
 from services.orchestrator.leases import Leases
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.settings import Settings
@@ -71,6 +71,15 @@ class Context:
         """A local copy of a file's bytes. Treat it as read-only."""
         (name,) = self.artifacts.get(file.artifact).files
         return self.artifacts.folder(file.artifact) / name
+
+    def scratch(self, item: Item) -> Path:
+        """A folder for what an item makes on its way; it goes when the item has ended, whoever had it then.
+
+        Each claim has its own, so that a worker that was taken for dead is not in the way of the next.
+        """
+        folder = self.settings.work / item.id / f"scratch-{item.token}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def close(self) -> None:
         self.teachers.close()

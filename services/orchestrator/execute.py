@@ -5,10 +5,12 @@ Knows no phase's work, which `pipeline` lists, and no broker.
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +20,16 @@ from sqlalchemy.exc import DBAPIError
 from services.orchestrator.context import Context
 from services.orchestrator.jobs import ENDED, Event, Item, JobError
 from services.orchestrator.pipeline import STAGES
-from understudy.errors import InternalError, LeaseLost, UnderstudyError
+from understudy.errors import InternalError, LeaseLost, Unavailable, UnderstudyError
 
 __all__ = ["Hold", "WorkerStops", "execute"]
 
 log = structlog.get_logger()
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_PAUSE = 5.0  # seconds more than after another fault: room is made by people, or by an alarm
+LONGEST_PAUSE = 600.0
+INSIST_SECONDS = 0.2
 
 
 class WorkerStops(Exception):
@@ -46,7 +53,8 @@ def _run(context: Context, item: Item, stopping: threading.Event) -> str:
     try:
         with Hold(context, item, stopping) as hold:
             result = STAGES[item.phase].run(context, context.jobs.get(item.job_id), item, hold)
-            context.leases.complete(item, result.model_dump(mode="json"), hold.total)
+            answer = result.model_dump(mode="json")
+            hold.insist(lambda: context.leases.complete(item, answer, hold.total))
         outcome = "done"
     except LeaseLost:
         outcome = "lost"
@@ -59,7 +67,7 @@ def _run(context: Context, item: Item, stopping: threading.Event) -> str:
         outcome = _fail(context, item, error)
     except Exception as error:  # a defect, or the machine: recorded by type, logged whole, and tried again
         log.exception("defect")
-        outcome = _fail(context, item, _defect(item, error), retryable=True)
+        outcome = _fail(context, item, _full(error) or _defect(item, error), retryable=True)
     if outcome != "retried":
         shutil.rmtree(context.settings.work / item.id, ignore_errors=True)
     return outcome
@@ -67,7 +75,7 @@ def _run(context: Context, item: Item, stopping: threading.Event) -> str:
 
 def _fail(context: Context, item: Item, error: UnderstudyError, *, retryable: bool | None = None) -> str:
     base = context.settings.retry_after * 2 ** (item.attempts - 1)
-    pause = (error.retry_after or 0) + base * random.uniform(0.5, 1.5)
+    pause = min(LONGEST_PAUSE, (error.retry_after or 0) + base * random.uniform(0.5, 1.5))
     again = error.retryable if retryable is None else retryable
     log.warning("item_failed", code=error.code, message=error.message, attempt=item.attempts)
     try:
@@ -75,6 +83,14 @@ def _fail(context: Context, item: Item, error: UnderstudyError, *, retryable: bo
     except LeaseLost:
         return "lost"
     return "retried" if retried else "failed"
+
+
+def _full(error: Exception) -> UnderstudyError | None:
+    """A disk without space, told as what it is: nothing is wrong with the work, and room can be made."""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        where = f" ({error.filename})" if error.filename else ""
+        return Unavailable(f"no space is left{where}: free some, and the work is tried again", retry_after=FULL_PAUSE)
+    return None
 
 
 def _defect(item: Item, error: Exception) -> UnderstudyError:
@@ -92,6 +108,7 @@ class Hold:
         self._stopping = stopping
         self._lost = threading.Event()
         self._ended = threading.Event()
+        self._last = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{item.id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -105,6 +122,8 @@ class Hold:
         self._thread.join()
 
     def check(self) -> None:
+        if time.monotonic() - self._last > self._context.settings.lease_seconds:
+            self._renew()  # this process stood still, and this thread woke up before the one that beats
         if self._lost.is_set():
             raise LeaseLost(f"{self._item.phase} item {self._item.index} is no longer this worker's")
         if self._stopping.is_set():
@@ -119,18 +138,27 @@ class Hold:
         self.check()
         self._context.jobs.add_event(self._item.job_id, event)
 
-    def _beat(self) -> None:
-        settings = self._context.settings
-        last = time.monotonic()
-        while not self._ended.wait(settings.heartbeat_seconds):
+    def insist(self, write: Callable[[], None]) -> None:
+        """Write what must not be lost to a database that is locked, full or away, for as long as the item is ours."""
+        while True:
             try:
-                self._context.leases.heartbeat(self._item, self.completed, self.total)
-                last = time.monotonic()
-            except LeaseLost:
-                self._lost.set()
-                return
+                return write()
             except DBAPIError as error:
-                log.warning("heartbeat_failed", item=self._item.id, error=str(error)[:300])
-                if time.monotonic() - last > settings.lease_seconds:
-                    self._lost.set()  # by now somebody else may have it, and we cannot find out
-                    return
+                log.warning("write_failed", item=self._item.id, error=str(error)[:300])
+                self.check()
+                time.sleep(INSIST_SECONDS)
+
+    def _beat(self) -> None:
+        while not self._lost.is_set() and not self._ended.wait(self._context.settings.heartbeat_seconds):
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            self._context.leases.heartbeat(self._item, self.completed, self.total)
+            self._last = time.monotonic()
+        except LeaseLost:
+            self._lost.set()
+        except DBAPIError as error:
+            log.warning("heartbeat_failed", item=self._item.id, error=str(error)[:300])
+            if time.monotonic() - self._last > self._context.settings.lease_seconds:
+                self._lost.set()  # by now somebody else may have it, and we cannot find out

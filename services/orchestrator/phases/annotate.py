@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,10 +44,10 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
         fingerprints |= {answer.fingerprint for answer in answers}
         rows += [AnnotatedExample(example=e, attribution=a) for e, a in zip(part, results, strict=True)]
         grip.progress(len(rows))
-    with TemporaryDirectory() as folder:
-        write_annotated(Path(folder) / "shard.parquet", rows)
-        meta = {"job_id": job.id, "index": item.index, "rows": len(rows)}
-        shard = context.artifacts.publish("shard", Path(folder), meta).id
+    folder = context.scratch(item)
+    write_annotated(folder / "shard.parquet", rows)
+    meta = {"job_id": job.id, "index": item.index, "rows": len(rows)}
+    shard = context.artifacts.publish("shard", folder, meta).id
     return Annotated(shard=shard, rows=len(rows), fingerprint=_one(fingerprints))
 
 
@@ -57,7 +56,7 @@ def absorb(job: Job, results: Sequence[Annotated]) -> Job:
 
 
 def attribution_request(job: Job, teacher: str, examples: Sequence[Example]) -> AttributionRequest:
-    task, asked = job.facts.task, job.spec.attribution
+    task, asked = job.facts.task, job.distillation.attribution
     assert task is not None
     return AttributionRequest(
         model=teacher,

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,12 +43,12 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         job_id=job.id,
         task=job.facts.task,
         test=test,
+        train=() if job.distils else (context.artifacts.folder(job.facts.dataset) / "train.parquet",),
         annotated=shards(context, job),
-        teacher=_teacher(context, job, read_examples(test), out, grip),
+        teacher=_teacher(context, job, read_examples(test), out, grip) if job.distils else None,
         arms=tuple(_arm(context, trained) for trained in trained_arms(context, job)),
         rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows}),
-        top_k=job.spec.attribution.most_words,
-        attribution_method=job.spec.attribution.method,
+        **_attribution(job),
     )
     answer = run_child(
         stages.evaluate,
@@ -57,11 +58,19 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         check=grip.check,
         threads=context.settings.threads_per_child,
         grace=context.settings.child_grace,
+        lock=out / "owner.lock",
     )
     report = Report.model_validate(answer)
     for sentence in report.summary:
         grip.event(Event(message=sentence))
     return Evaluated(report=context.artifacts.publish("report", out / "report", {"job_id": job.id}).id)
+
+
+def _attribution(job: Job) -> dict[str, Any]:
+    if not job.distils:
+        return {}
+    asked = job.distillation.attribution
+    return {"top_k": asked.most_words, "attribution_method": asked.method}
 
 
 def absorb(job: Job, result: Evaluated) -> Job:
@@ -99,8 +108,8 @@ def _teacher(context: Context, job: Job, test: Sequence[Example], out: Path, gri
     lines = (json.dumps(answer.model_dump(mode="json")) + "\n" for answer in answers)
     path.write_text("".join(lines), encoding="ascii")
     return TeacherFacts(
-        model=job.spec.teacher.model,
-        finetuned=job.spec.teacher.finetune,
+        model=job.distillation.teacher.model,
+        finetuned=job.distillation.teacher.finetune,
         parameters=model.parameters,
         predictions=path,
         latency_ms=_latency_ms(context, job, test, grip),

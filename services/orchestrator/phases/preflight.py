@@ -40,12 +40,12 @@ def run(context: Context, job: Job, _: Item, grip: Grip) -> Checked:
         patience = f"{context.teachers.patience:.0f} s"
         grip.event(Event(level="warn", message=f"The teacher is not ready: waiting for it, at most {patience}"))
         context.teachers.wait_ready(grip.check)
-    if job.spec.teacher.finetune:
+    if job.distillation.teacher.finetune:
         return Checked(teacher=None)
     with told_as(_FIELDS, default=_FIELDS["model"]):  # the rows are sound: what it says of them is about the teacher
-        context.teachers.model(job.spec.teacher.model, grip.check)
+        context.teachers.model(job.distillation.teacher.model, grip.check)
         _smoke(context, job, grip)
-    return Checked(teacher=job.spec.teacher.model)
+    return Checked(teacher=job.distillation.teacher.model)
 
 
 def absorb(job: Job, result: Checked) -> Job:
@@ -56,7 +56,7 @@ def _smoke(context: Context, job: Job, grip: Grip) -> None:
     """Explain a few examples: a teacher that says one thing to all of them has nothing to teach."""
     examples = training_rows(context, job)[:SMOKE_ROWS]
     started = time.monotonic()
-    request = attribution_request(job, job.spec.teacher.model, examples)
+    request = attribution_request(job, job.distillation.teacher.model, examples)
     results = [result for answer in context.teachers.attribute(request, grip.check) for result in answer.results]
     seconds = time.monotonic() - started
     said = Counter(result.prediction for result in results)

@@ -6,7 +6,6 @@ import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -26,23 +25,22 @@ class Published(BaseModel):
     result_file: str
 
 
-def run(context: Context, job: Job, _: Item, grip: Grip) -> Published:
+def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
     """All that is written depends on the job alone, so that doing it twice publishes one artifact."""
     assert job.facts.report is not None
     papers = context.artifacts.folder(job.facts.report)
     report = Report.model_validate_json((papers / "report.json").read_bytes())
     chosen = report.published
-    with TemporaryDirectory() as place:
-        folder = Path(place) / "model"
-        shutil.copytree(context.artifacts.folder(chosen.artifact), folder, ignore=_manifest_only)
-        for name in ("report.json", "report.html"):
-            shutil.copyfile(papers / name, folder / name)
-        _write_json(folder / "provenance.json", _provenance(job, report))
-        (folder / "README.md").write_text(_model_card(job, report), encoding="utf-8")
-        meta = {"role": "published", "job_id": job.id, "recipe": chosen.recipe, "seed": chosen.seed}
-        model = context.artifacts.publish("model", folder, meta).id
+    folder = context.scratch(item) / "model"
+    shutil.copytree(context.artifacts.folder(chosen.artifact), folder, ignore=_manifest_only, dirs_exist_ok=True)
+    for name in ("report.json", "report.html"):
+        shutil.copyfile(papers / name, folder / name)
+    _write_json(folder / "provenance.json", _provenance(job, report))
+    (folder / "README.md").write_text(_model_card(job, report), encoding="utf-8")
+    meta = {"role": "published", "job_id": job.id, "recipe": chosen.recipe, "seed": chosen.seed}
+    model = context.artifacts.publish("model", folder, meta).id
     grip.check()
-    result_file = _keep_report(context, job, papers / "report.json")
+    result_file = _keep_report(context, job, papers / "report.json", context.scratch(item) / "report")
     context.artifacts.set_alias(job.alias, model)
     return Published(model=model, result_file=result_file)
 
@@ -55,11 +53,11 @@ def _manifest_only(_: str, names: list[str]) -> list[str]:
     return [name for name in names if name == "manifest.json"]
 
 
-def _keep_report(context: Context, job: Job, report: Path) -> str:
+def _keep_report(context: Context, job: Job, report: Path, folder: Path) -> str:
     """The report as a file that OpenAI's client can fetch, under an id that the job's own implies."""
-    with TemporaryDirectory() as folder:
-        shutil.copyfile(report, Path(folder) / "report.json")
-        artifact = context.artifacts.publish("file", Path(folder))
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(report, folder / "report.json")
+    artifact = context.artifacts.publish("file", folder)
     row = FileRow(
         id=f"file-{job.id.removeprefix('ftjob-')}",
         created_at=job.created_at,
@@ -82,27 +80,37 @@ def _provenance(job: Job, report: Report) -> dict[str, Any]:
         "seed": report.published.seed,
         "arm": report.published.artifact,
         "report": job.facts.report,
-        "teacher": {
-            "model": job.spec.teacher.model,
-            "finetuned": job.spec.teacher.finetune,
-            "artifact_or_name": job.facts.teacher,
-            "fingerprint": job.facts.fingerprint,
-        },
+        "method": job.method,
+        "teacher": _teacher(job) if job.distils else None,
         "spec": job.spec.model_dump(mode="json"),
         "versions": {name: version(name) for name in ("understudy", "torch", "transformers", "tokenizers")},
     }
 
 
+def _teacher(job: Job) -> dict[str, Any]:
+    teacher = job.distillation.teacher
+    return {
+        "model": teacher.model,
+        "finetuned": teacher.finetune,
+        "artifact_or_name": job.facts.teacher,
+        "fingerprint": job.facts.fingerprint,
+    }
+
+
 def _model_card(job: Job, report: Report) -> str:
     chosen, arm = report.published, report.student
-    comparisons = "\n".join(f"- {comparison.sentence}" for comparison in report.comparisons)
+    comparisons = "\n".join(f"- {comparison.sentence}" for comparison in report.comparisons) or "- nothing to compare"
     caveats = "\n".join(f"- {caveat}" for caveat in report.caveats) or "- none"
     task = report.task
-    gap = points(arm.accuracy - report.teacher.accuracy)
+    teacher = report.teacher
+    made = (
+        f"distilled from `{teacher.model}`" if teacher else "fine-tuned on the data's own answers, without a teacher,"
+    )
+    level = f"| teacher's test accuracy | {_beside(teacher.accuracy, arm.accuracy)} |\n" if teacher else ""
     labels = f" one of {len(task.labels)} labels" if task.labels else ""
     return f"""# {job.alias}
 
-A student of {arm.parameters:,} parameters, distilled from `{report.teacher.model}` by Understudy.
+A student of {arm.parameters:,} parameters, {made} by Understudy.
 
 | | |
 | --- | --- |
@@ -110,8 +118,7 @@ A student of {arm.parameters:,} parameters, distilled from `{report.teacher.mode
 | base model | `{job.model}` |
 | recipe | `{chosen.recipe}`, seed {chosen.seed} |
 | test accuracy | {100 * arm.accuracy:.1f} % [{100 * arm.low:.1f}, {100 * arm.high:.1f}] (mean over seeds) |
-| teacher's test accuracy | {100 * report.teacher.accuracy:.1f} % (student: {gap} points) |
-| trained on | {report.rows.train} rows; tested on {report.rows.test} |
+{level}| trained on | {report.rows.train} rows; tested on {report.rows.test} |
 
 ## Did the method work?
 
@@ -128,6 +135,10 @@ A student of {arm.parameters:,} parameters, distilled from `{report.teacher.mode
 `report.html` is the whole report, `report.json` the same as data, `provenance.json` what the model came from,
 `task.json` the task, `card.json` how the model is asked for its reasons.
 """
+
+
+def _beside(teacher: float, student: float) -> str:
+    return f"{100 * teacher:.1f} % (student: {points(student - teacher)} points)"
 
 
 def _write_json(path: Path, value: Any) -> None:

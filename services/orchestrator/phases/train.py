@@ -51,19 +51,18 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
     spec = TrainSpec(
         model=job.model,
         task=job.facts.task,
-        train=shards(context, job),
-        annotated=True,
+        train=shards(context, job) if job.distils else (_dataset(context, job) / "train.parquet",),
+        annotated=job.distils,
         validation=_dataset(context, job) / "validation.parquet",
         recipe=arm.name,
         seed=seed,
         hyperparameters=job.hyperparameters,
-        rationale_weight=job.spec.rationale_weight,
-        top_k=job.spec.attribution.most_words,
         max_train_rows=job.spec.max_train_rows,
         artifacts=context.settings.artifact_root,
+        **_teaching(job),
     )
     name = f"{arm.name}, seed {seed}"
-    with told_as({"recipe": "method.distillation.recipe"}):
+    with told_as({"recipe": "method.distillation.recipe"} if job.distils else {}):
         result = _train(context, item, grip, spec, {"arm": arm.name, "seed": seed}, name)
     meta = {"role": "arm", "job_id": job.id, "recipe": arm.name, "seed": seed}
     artifact = context.artifacts.publish("model", result.model, meta).id
@@ -73,7 +72,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
 def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
     """Fine-tune the teacher on the whole training split, as the paper does first."""
     assert job.facts.task is not None
-    teacher = job.spec.teacher
+    teacher = job.distillation.teacher
     dataset = _dataset(context, job)
     spec = TrainSpec(
         model=teacher.model,
@@ -90,6 +89,14 @@ def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
         result = _train(context, item, grip, spec, {"arm": "teacher", "seed": job.seed}, "teacher")
     meta = {"role": "teacher", "job_id": job.id, "base_model": teacher.model}
     return Taught(teacher=context.artifacts.publish("model", result.model, meta).id)
+
+
+def _teaching(job: Job) -> dict[str, Any]:
+    """What a training takes from the teacher's part of the job."""
+    if not job.distils:
+        return {}
+    spec = job.distillation
+    return {"rationale_weight": spec.rationale_weight, "top_k": spec.attribution.most_words}
 
 
 def absorb_teacher(job: Job, result: Taught) -> Job:
@@ -121,6 +128,7 @@ def _train(
         check=grip.check,
         threads=context.settings.threads_per_child,
         grace=context.settings.child_grace,
+        lock=out / "owner.lock",
     )
     return TrainResult.model_validate(answer)
 

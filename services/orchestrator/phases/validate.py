@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +26,7 @@ VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 SPLIT_SEED = 0  # the splits belong to the data, not to a job's seed: two jobs on one file share their test split
 SHOWN = 100
 """Rejected rows that a job shows by itself; all of them are in the data set."""
+PLAIN = "finetune"  # the one recipe without a teacher
 FIRST = 20
 """Rejected rows in the event, which is all there is of them where the job fails for them."""
 
@@ -35,12 +34,6 @@ Split = Literal["train", "validation", "test"]
 Splits = dict[Split, list[Example]]
 
 MIN_ROWS: Mapping[Split, int] = {"train": 10, "validation": 2, "test": 2}
-
-_PARAMS: Mapping[Split, str] = {
-    "train": "training_file",
-    "validation": "validation_file",
-    "test": "method.distillation.test_file",
-}
 
 
 class Validated(BaseModel):
@@ -60,11 +53,11 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
     rejected += _drop_unknown_labels(task, splits)
     if rejected:
         grip.event(_rejections(rejected))
-    _check_sizes(splits, rejected)
+    _check_sizes(job, splits, rejected)
     architecture = _architecture(context, job, item, grip)
     arms = _arms(job, architecture, task)
     rows = Rows(**{name: len(examples) for name, examples in splits.items()}, rejected=len(rejected))
-    dataset = _publish(context, splits, task, rejected)
+    dataset = _publish(context, item, splits, task, rejected)
     grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected] * 2)
     return Validated(
         dataset=dataset,
@@ -99,7 +92,7 @@ def _read(context: Context, job: Job, grip: Grip) -> tuple[Splits, list[Rejected
     for split, file_id in files.items():
         grip.check()
         if file_id is not None:
-            found[split], refused = _load(context, split, file_id)
+            found[split], refused = _load(context, job, split, file_id)
             rejected += refused
     try:
         train, validation, test = split_examples(
@@ -109,7 +102,7 @@ def _read(context: Context, job: Job, grip: Grip) -> tuple[Splits, list[Rejected
             seed=SPLIT_SEED,
         )
     except InvalidRequest as error:
-        raise InvalidRequest(f"{error.message}{_aside(rejected)}", param=_PARAMS["train"]) from error
+        raise InvalidRequest(f"{error.message}{_aside(rejected)}", param=_field(job, "train")) from error
     test = found.get("test", test)
     train, validation, leaks = remove_leaks(train, found.get("validation", validation), test)
     # In the order of their content's hash, so that the first N rows are a fair sample of a file that was sorted.
@@ -117,13 +110,13 @@ def _read(context: Context, job: Job, grip: Grip) -> tuple[Splits, list[Rejected
     return {"train": train, "validation": validation, "test": test}, rejected + leaks
 
 
-def _load(context: Context, split: Split, file_id: str) -> tuple[list[Example], list[RejectedRow]]:
-    file = context.files.get(file_id, param=_PARAMS[split])
+def _load(context: Context, job: Job, split: Split, file_id: str) -> tuple[list[Example], list[RejectedRow]]:
+    file = context.files.get(file_id, param=_field(job, split))
     path = context.path_of(file)
     try:
         return load_split(path, split)
     except InvalidRequest as error:  # it knows the file by the name under which we keep it
-        raise InvalidRequest(error.message.replace(path.name, file.filename), param=_PARAMS[split]) from error
+        raise InvalidRequest(error.message.replace(path.name, file.filename), param=_field(job, split)) from error
 
 
 def _drop_unknown_labels(task: TaskSpec, splits: Splits) -> list[RejectedRow]:
@@ -136,14 +129,14 @@ def _drop_unknown_labels(task: TaskSpec, splits: Splits) -> list[RejectedRow]:
     return rejected
 
 
-def _check_sizes(splits: Splits, rejected: Sequence[RejectedRow]) -> None:
+def _check_sizes(job: Job, splits: Splits, rejected: Sequence[RejectedRow]) -> None:
     for split, least in MIN_ROWS.items():
         count = len(splits[split])
         if count < least:
             raise InvalidRequest(
                 f"the {split} split has {count} valid rows and needs at least {least}: upload more rows, or a file for "
                 f"each split{_aside(rejected)}",
-                param=_PARAMS[split],
+                param=_field(job, split),
             )
 
 
@@ -157,21 +150,26 @@ def _architecture(context: Context, job: Job, item: Item, grip: Grip) -> str:
     return str(answer["architecture"])
 
 
+def _field(job: Job, split: Split) -> str:
+    """The field of the request that names a split's file."""
+    return {"train": "training_file", "validation": "validation_file", "test": job.field("test_file")}[split]
+
+
 def _arms(job: Job, architecture: str, task: TaskSpec) -> tuple[Arm, ...]:
-    with told_as({"recipe": "method.distillation.recipe", "student": "model"}):
-        planned = plan_arms(job.spec.recipe, architecture, task)
+    recipe = job.distillation.recipe if job.distils else PLAIN
+    with told_as({"recipe": "method.distillation.recipe" if job.distils else "model", "student": "model"}):
+        planned = plan_arms(recipe, architecture, task)
     return tuple(Arm(name=arm.name, candidate=arm.candidate, control_of=arm.control_of) for arm in planned)
 
 
-def _publish(context: Context, splits: Splits, task: TaskSpec, rejected: Sequence[RejectedRow]) -> str:
-    with TemporaryDirectory() as place:
-        folder = Path(place)
-        for split, examples in splits.items():
-            write_examples(folder / f"{split}.parquet", examples)
-        (folder / "task.json").write_text(task.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        lines = "".join(row.model_dump_json() + "\n" for row in rejected)
-        (folder / "rejected.jsonl").write_text(lines, encoding="utf-8")
-        return context.artifacts.publish("dataset", folder).id
+def _publish(context: Context, item: Item, splits: Splits, task: TaskSpec, rejected: Sequence[RejectedRow]) -> str:
+    folder = context.scratch(item)
+    for split, examples in splits.items():
+        write_examples(folder / f"{split}.parquet", examples)
+    (folder / "task.json").write_text(task.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    lines = "".join(row.model_dump_json() + "\n" for row in rejected)
+    (folder / "rejected.jsonl").write_text(lines, encoding="utf-8")
+    return context.artifacts.publish("dataset", folder).id
 
 
 def _aside(rejected: Sequence[RejectedRow]) -> str:

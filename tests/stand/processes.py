@@ -1,0 +1,252 @@
+"""Redis, a teacher, the API's side of the store with its sweeper, and workers as processes that a test kills.
+
+What must hold after each fault is asked in one place, `Stand.check`: the same annotations as a run without faults, byte
+for byte; no lease, no process and no file left over.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import func, select
+
+from services.orchestrator.broker import create_celery, sender
+from services.orchestrator.context import Context
+from services.orchestrator.database import work_items
+from services.orchestrator.dispatch import Sweeper
+from services.orchestrator.jobs import ENDED, Job, Status
+from services.orchestrator.pipeline import first_items
+from services.orchestrator.settings import Settings
+from stand.bench import Bench
+from stand.teacher import HttpTeacher
+from understudy.artifacts import ArtifactStore
+from understudy.data.parquet import read_annotated, read_examples
+from understudy.stack import broker_command
+from understudy.testing import FakeTeacher
+
+__all__ = ["Broker", "Stand", "is_gone", "shards_without_faults", "training_children", "wait"]
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def training_children(worker: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that lead a group of their own below a worker: its trainings."""
+    offspring = psutil.Process(worker.pid).children(recursive=True)
+    return [child.pid for child in offspring if os.getpgid(child.pid) == child.pid]
+
+
+class Broker:
+    """Redis on a private socket, which a test can stop and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "r.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self.process is not None:
+            return
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        durable = ["--appendonly", "yes", "--save", ""]
+        self.process = subprocess.Popen([*broker_command(), *options, *durable], stdout=subprocess.DEVNULL)
+        wait(self.socket.exists, 10)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            self.socket.unlink(missing_ok=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis+socket://{self.socket}"
+
+
+class Stand:
+    def __init__(self, folder: Path, broker: Broker | None = None, **changes: Any) -> None:
+        self.folder = folder
+        self.teacher = HttpTeacher()
+        self._owns_broker = broker is None
+        self.broker = broker or Broker(folder)
+        self.broker.start()
+        values = {
+            "home": folder / "home",
+            "broker_url": self.broker.url,
+            "teacher_urls": (self.teacher.url,),
+            "shard_size": 8,
+            "teacher_max_examples": 4,
+            "lease_seconds": 1.5,
+            "heartbeat_seconds": 0.1,
+            "retry_after": 0.1,
+            "sweep_seconds": 0.1,
+            "resend_seconds": 2.0,
+        }
+        self.settings = Settings(**values | changes)
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self.context = Context(self.settings, sender(create_celery(self.settings)))
+        self.sweeper = Sweeper(self.context)
+        self.sweeper.start()
+        self.workers: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        values = self.settings.model_dump(mode="json", exclude={"teacher_urls"})
+        ours = {f"UNDERSTUDY_{name.upper()}": str(value) for name, value in values.items() if value not in ("", None)}
+        urls = ",".join(self.settings.teacher_urls)
+        return {**os.environ, **ours, "UNDERSTUDY_TEACHER_URLS": urls, "TMPDIR": str(self.temporary)}
+
+    def worker(self, *queues: str) -> subprocess.Popen[bytes]:
+        """The worker of these queues, started where there is none that lives."""
+        running = self.workers.get(queues)
+        if running is None or running.poll() is not None:
+            command = [sys.executable, "-m", "services.orchestrator.worker", "--queues", ",".join(queues)]
+            running = subprocess.Popen(command, cwd=ROOT, env=self.environment, start_new_session=True)
+            self.workers[queues] = running
+        return running
+
+    def annotator(self) -> subprocess.Popen[bytes]:
+        return self.worker("control", "annotate")
+
+    def trainer(self) -> subprocess.Popen[bytes]:
+        return self.worker("train")
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+    def upload(self, rows: str) -> str:
+        return Bench.upload(self, rows)  # type: ignore[arg-type]
+
+    def submit(self, rows: str, *, wake: bool = True, **spec: Any) -> Job:
+        """A job in the store that the workers share. Two steps of one arm, unless `spec` asks for more."""
+        spec = {"recipe": "finetune", "hyperparameters": {"max_steps": 2}, **spec}
+        job = Bench.job(self, training_file=self.upload(rows), spec=spec)  # type: ignore[arg-type]
+        self.context.flow.submit(job, first_items(job, self.settings))
+        if wake:
+            self.sweeper.wake()
+        return job
+
+    def get(self, job: Job) -> Job:
+        return self.context.jobs.get(job.id)
+
+    def messages(self, job: Job) -> list[str]:
+        return Bench.messages(self, job)  # type: ignore[arg-type]
+
+    def states(self, job: Job, phase: Any = "annotate") -> Counter[str]:
+        return Counter(item.state for item in self.context.flow.items(job.id, phase))
+
+    def ended(self, job: Job, seconds: float = 60.0) -> Job:
+        return wait(lambda: (found := self.get(job)).status in ENDED and found, seconds)
+
+    def check(self, job: Job, rows: str, expected: Status = "succeeded") -> Job:
+        """The job ends as it must, its annotations are those of a run without faults, and nothing is left over."""
+        done = self.ended(job)
+        assert done.status == expected, (done.error, self.messages(job))
+        if expected == "succeeded":
+            self.check_annotations(done, rows)
+            fresh = ArtifactStore(self.settings.artifact_root)  # which verifies every checksum again
+            assert done.fine_tuned_model is not None
+            fresh.folder(done.fine_tuned_model)
+        self.check_leftovers(job)
+        return done
+
+    def check_annotations(self, job: Job, rows: str) -> None:
+        results = self.context.flow.results(job.id, "annotate")
+        shards = [one["shard"] for one in results]
+        assert shards == shards_without_faults(self.folder / f"calm-{job.id}", self.settings, rows)
+        fresh = ArtifactStore(self.settings.artifact_root)
+        annotated = read_annotated(*(fresh.folder(shard) / "shard.parquet" for shard in shards))
+        assert job.facts.dataset is not None
+        train = read_examples(fresh.folder(job.facts.dataset) / "train.parquet")
+        assert [row.example.id for row in annotated] == [row.id for row in train]
+
+    def check_leftovers(self, job: Job) -> None:
+        held = select(func.count()).where(work_items.c.job_id == job.id, work_items.c.lease_until.is_not(None))
+        with self.context.database.read() as sql:
+            assert sql.scalar(held) == 0, "a lease is left"
+        items = [item.id for phase in PHASES for item in self.context.flow.items(job.id, phase)]
+        wait(lambda: not [one for one in items if (self.settings.work / one).exists()], 10)
+        wait(lambda: not self.strays(), 10)
+        wait(lambda: not self.orphans(), 10)
+
+    def strays(self) -> list[Path]:
+        """Half-written files in the store, and what our processes put into the folder for temporary files."""
+        parts = list(Path(self.settings.artifact_root).rglob("*.part"))
+        # Python's own: the socket of a fork server, in a folder that goes with its process.
+        return parts + [path for path in self.temporary.iterdir() if not path.name.startswith("pymp-")]
+
+    def orphans(self) -> list[psutil.Process]:
+        """Processes of this stand that no worker of it has started."""
+        known = {os.getpid()}
+        for worker in self.workers.values():
+            if worker.poll() is None:
+                family = psutil.Process(worker.pid)
+                known |= {family.pid, *(child.pid for child in family.children(recursive=True))}
+        return [process for process in _with_home(self.settings.home) if process.pid not in known]
+
+    def close(self) -> None:
+        self.teacher.release()
+        for worker in self.workers.values():
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGCONT)
+            worker.kill()
+            worker.wait()
+        self.sweeper.stop()
+        self.context.close()
+        if self._owns_broker:
+            self.broker.stop()
+        self.teacher.stop()
+
+
+PHASES: tuple[Any, ...] = ("validate", "preflight", "annotate", "train", "evaluate", "publish")
+
+
+def _with_home(home: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("UNDERSTUDY_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def shards_without_faults(folder: Path, settings: Settings, rows: str) -> list[str]:
+    """The ids of the shards that the same rows give in one process where nothing goes wrong: their content's hash."""
+    calm = Settings(
+        home=folder,
+        broker_url=settings.broker_url,
+        shard_size=settings.shard_size,
+        teacher_max_examples=settings.teacher_max_examples,
+    )
+    bench = Bench(calm, FakeTeacher())
+    job = bench.submit(training_file=bench.upload(rows))
+    done = bench.work(job, until="train")
+    assert done.phase == "train", done.error
+    shards = [result["shard"] for result in bench.context.flow.results(job.id, "annotate")]
+    bench.context.close()
+    return shards
