@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
+import shutil
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -274,6 +277,39 @@ def test_the_stock_client_reads_what_was_wrong(
 def test_load_takes_no_configuration(client: InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="a model is loaded as it was published"):
         client.load_model("classifier", config="{}")
+
+
+# --- what the documentation says --------------------------------------------------------------------------------------
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "protocols.md").read_text()
+_, *SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)  # the first one starts the service
+(SCRIPT,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def _of_this_test(example: str, address: str, folder: Path) -> str:
+    return example.replace("localhost:8001", address).replace("/tmp/tiny", str(folder))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("example", SHELL, ids=["native", "kserve", "open inference"])
+def test_every_shell_example_of_the_page_is_answered(address: str, folder: Path, example: str) -> None:
+    asked = _of_this_test(example, address, folder)
+    done = subprocess.run(["bash", "-ec", asked], capture_output=True, text=True, timeout=60, check=True)
+    decoder, answers, at = json.JSONDecoder(), [], 0
+    while at < len(done.stdout):
+        answer, at = decoder.raw_decode(done.stdout, at)
+        answers.append(answer)
+    assert len(answers) == asked.count("curl ")
+    assert all("error" not in answer for answer in answers), answers
+
+
+def test_the_python_example_of_the_page_prints_answers(
+    address: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(compile(_of_this_test(SCRIPT, address, folder), "protocols.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(("yes [", "no [")) for line in printed) == 2
 
 
 # --- what other clients send ------------------------------------------------------------------------------------------
