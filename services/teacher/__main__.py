@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from services.teacher.app import create_app
 from services.teacher.settings import PREFIX, Settings
+from understudy.edge import Keys
 from understudy.errors import InvalidRequest
 from understudy.server import refuse_open_door, serve
 
-if __name__ == "__main__":
+
+def main() -> None:
     settings = Settings()
     try:
-        guarded = settings.allow_anonymous or bool(settings.keys)
+        guarded = bool(Keys(settings.keys)) or settings.allow_anonymous
         refuse_open_door(settings.host, guarded=guarded, setting=PREFIX)
-        app = create_app(settings)
     except (InvalidRequest, OSError) as error:
         sys.exit(f"the teacher does not start: {error}")
-    serve("teacher", app, settings.host, settings.port, drain_seconds=settings.drain_seconds)
+    from services.teacher.app import create_app  # torch takes seconds, and a mistake must not
+
+    serve("teacher", create_app(settings), settings.host, settings.port, drain_seconds=settings.drain_seconds)
+
+
+if __name__ == "__main__":
+    main()
