@@ -26,6 +26,7 @@ from understudy.schemas import (
     Attribution,
     AttributionExample,
     AttributionOptions,
+    Faithfulness,
     Prediction,
     TokenRow,
     Word,
@@ -52,7 +53,7 @@ def attribute(
     method = make_method(asked.method, asked.settings)
     if asked.rows and not hasattr(method, "rows"):
         raise InvalidRequest(
-            f"the method '{asked.method}' leaves out whole words and has no rows for tokens: choose a gradient method",
+            f"the method '{asked.method}' has no rows for the tokens of an answer: choose another, such as saliency",
             param="rows",
         )
     adapter = adapter.with_template(asked.template)
@@ -67,12 +68,17 @@ def attribute(
     maps: dict[int, _Map] = {}
     for positions in plan_batches([len(row.ids) for row in work.encoded], max_padded_tokens):
         maps.update(work.explain(positions))
-    rationales = [select(maps[i].words, asked) for i in range(len(texts))]
-    faithful = (
-        faithfulness(adapter, work.encoded, [maps[i].words for i in range(len(texts))], rationales, targets, closed)
-        if asked.faithfulness
-        else [None] * len(texts)
-    )
+    found = [maps[i] for i in range(len(texts))]
+    rationales = [select(one.words, asked) for one in found]
+    faithful: Sequence[Faithfulness | None] = [None] * len(texts)
+    if asked.faithfulness:
+        read, words = [one.read for one in found], [one.words for one in found]
+        faithful = [
+            measured.model_copy(update={"completeness_error": one.completeness_error})
+            for one, measured in zip(
+                found, faithfulness(adapter, read, words, rationales, targets, closed), strict=True
+            )
+        ]
     return [
         Attribution(
             id=examples[i].id,
@@ -81,14 +87,14 @@ def attribute(
             probabilities=answers[i].probabilities if answers else None,
             explained=targets[i],
             against=others[i] if others else None,
-            words=maps[i].words,
+            words=one.words,
             rationale=rationales[i],
-            rows=maps[i].rows,
-            faithfulness=found and found.model_copy(update={"completeness_error": maps[i].completeness_error}),
-            tokens=len(work.encoded[i].ids),
-            truncated=maps[i].truncated,
+            rows=one.rows,
+            faithfulness=faithful[i],
+            tokens=len(one.read.ids),
+            truncated=one.read.truncated,
         )
-        for i, found in enumerate(faithful)
+        for i, one in enumerate(found)
     ]
 
 
@@ -108,10 +114,12 @@ def as_prediction(found: Attribution) -> Prediction:
 
 @dataclass(frozen=True)
 class _Map:
+    """`read` is the text as the model read it: an answer behind it can take tokens off its end."""
+
+    read: Encoded
     words: tuple[Word, ...]
     rows: tuple[TokenRow, ...] | None
     completeness_error: float | None
-    truncated: int
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,7 @@ class _Work:
         tokens = self.adapter.target_tokens(batch) if rows else []
         return [
             _Map(
+                read=batch.encoded[place],
                 words=self._words(batch, place, values, position),
                 rows=rows
                 and tuple(
@@ -170,7 +179,6 @@ class _Work:
                     for token, row in zip(tokens[place], _own_rows(self.adapter, batch, place, rows), strict=True)
                 ),
                 completeness_error=errors[place],
-                truncated=batch.truncated[place],
             )
             for place, (position, values) in enumerate(zip(positions, scores.double().tolist(), strict=True))
         ]

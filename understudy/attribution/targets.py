@@ -39,7 +39,7 @@ def compared(
 ) -> list[str] | None:
     """What each explained answer is compared with, its own or the one for all; None where nothing is.
 
-    Raises InvalidRequest where only some examples name one, where it is not possible, and where it is what is explained.
+    Raises InvalidRequest where only some examples name one, where it is not possible, and where it is explained itself.
     """
     others = [example.against or options.against for example in examples]
     if not any(others):
