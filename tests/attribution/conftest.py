@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from understudy.models.attention import Attention
 from understudy.models.base import Adapter, Batch
 from understudy.models.likelihood import IGNORE
 from understudy.models.load import load_adapter
@@ -38,6 +39,7 @@ class LinearAdapter(Adapter):
             torch.tensor([[0.0, 0.0], [1.0, -2.0], [0.5, 0.25], [-3.0, 4.0], [2.0, 1.0]], dtype=torch.float64)
         )
         super().__init__(model, SimpleNamespace(), TaskSpec(), max_tokens=64)
+        self.seen: Attention | None = None
 
     @property
     def neutral_id(self) -> int:
@@ -72,6 +74,9 @@ class LinearAdapter(Adapter):
         total = (embeds * mask.unsqueeze(-1)).sum(1)  # (B, D)
         logits = (total.unsqueeze(1) * self.model.weights[labels.clamp_min(0)]).sum(-1) + 1
         return logits.masked_fill(~self.own(labels), 0)
+
+    def attention(self, batch: Batch) -> Attention | None:  # noqa: ARG002
+        return self.seen
 
     def own(self, labels: Tensor) -> Tensor:
         return labels.ne(IGNORE)

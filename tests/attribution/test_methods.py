@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,27 +11,39 @@ from torch import Tensor
 
 from understudy.attribution.methods import (
     METHODS,
+    AttentionRollout,
+    FirstWords,
+    GradientShap,
     InputXGradient,
     IntegratedGradients,
+    Occlusion,
+    RandomWords,
     Saliency,
+    SmoothGrad,
     make_method,
     settings_of,
 )
-from understudy.errors import InvalidRequest, UnknownName
+from understudy.attribution.words import word_spans
+from understudy.errors import InvalidRequest, ModelError, UnknownName
+from understudy.models.attention import Attention
 from understudy.models.base import Adapter, Batch
 
-TEXTS = ("abc", "c")
+TEXTS = ("a b c", "c")
 TARGETS = ("ad", "b")
 
 
 @pytest.fixture
 def batch(linear: Adapter) -> Batch:
-    return linear.encode(TEXTS, TARGETS)
+    return with_words(linear.encode(TEXTS, TARGETS))
 
 
 @pytest.fixture
 def contrast(linear: Adapter) -> Batch:
-    return linear.encode(TEXTS, TARGETS, ("c", "dd"))
+    return with_words(linear.encode(TEXTS, TARGETS, ("c", "dd")))
+
+
+def with_words(batch: Batch) -> Batch:
+    return replace(batch, words=tuple(tuple(word_spans(text)) for text in batch.texts))
 
 
 def slopes(adapter: Adapter, batch: Batch) -> Tensor:
@@ -78,20 +91,148 @@ def test_integrated_gradients_of_a_linear_model_are_exact_in_one_step(
         torch.testing.assert_close(IntegratedGradients(n_steps=steps)(linear, asked), expected)
 
 
-@pytest.mark.parametrize("method", [Saliency(), InputXGradient(), IntegratedGradients(n_steps=3)])
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_the_gradient_of_a_linear_model_is_smooth_already(
+    linear: Adapter, batch: Batch, contrast: Batch, norm: str
+) -> None:
+    smooth = make_method("smooth_grad", {"n_samples": 3, "noise": 2.0, "norm": norm})
+    for asked in every_question(batch, contrast):
+        torch.testing.assert_close(smooth(linear, asked), make_method("saliency", {"norm": norm})(linear, asked))
+
+
+@pytest.mark.parametrize("samples", [1, 7])
+def test_gradient_shap_without_noise_is_exact_on_a_linear_model(
+    linear: Adapter, batch: Batch, contrast: Batch, samples: int
+) -> None:
+    for asked in every_question(batch, contrast):
+        expected = terms(linear, asked, linear.embed(asked.ids) - linear.baseline(asked))
+        torch.testing.assert_close(GradientShap(n_samples=samples, noise=0)(linear, asked), expected)
+
+
+def test_gradient_shap_with_noise_is_that_on_average(linear: Adapter, batch: Batch) -> None:
+    expected = terms(linear, batch, linear.embed(batch.ids) - linear.baseline(batch))
+    found = GradientShap(n_samples=1000, noise=1.0)(linear, batch)
+    once = GradientShap(n_samples=1, noise=1.0)(linear, batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.5)
+    assert (once - expected).abs().max() > 1
+
+
+def test_occlusion_of_a_linear_model_is_what_the_word_adds(linear: Adapter, batch: Batch, contrast: Batch) -> None:
+    for asked in every_question(batch, contrast):
+        found = Occlusion()(linear, asked)
+        letters = terms(linear, asked, linear.embed(asked.ids))  # a word is a letter
+        expected = letters[:, :3] * asked.text_tokens[:, :3]
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_word_that_has_no_token_is_worth_nothing(linear: Adapter, batch: Batch) -> None:
+    """And a token that belongs to two words goes with either."""
+    spans = ((1, 2), (0, 1), (0, 3))
+    found = Occlusion()(linear, replace(batch, words=(spans, ())))
+    letters = terms(linear, batch, linear.embed(batch.ids))
+    assert found[0].tolist() == pytest.approx([0, letters[0, 0].item(), letters[0, :2].sum().item()])
+    assert found[1].tolist() == [0, 0, 0]
+
+
+def test_without_any_word_there_is_nothing_to_leave_out(linear: Adapter, batch: Batch) -> None:
+    for method in (Occlusion(), RandomWords(), FirstWords()):
+        assert method(linear, replace(batch, words=((), ()))).shape == (2, 0)
+
+
+FIRST = torch.tensor([[[0.2, 0.8, 0.0], [0.5, 0.5, 0.0], [0.1, 0.2, 0.7]]] * 2, dtype=torch.float64)
+SECOND = torch.tensor([[[1.0, 0.0, 0.0], [0.3, 0.3, 0.4], [0.0, 0.6, 0.4]]] * 2, dtype=torch.float64)
+READING = torch.tensor([[[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]], [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]], dtype=torch.float64)
+
+
+def test_rollout_is_the_product_of_half_attention_and_half_residual(linear: Any) -> None:
+    linear.seen = Attention([FIRST, SECOND], READING)
+    batch = linear.encode(["ab", "cd"], TARGETS)
+    one = torch.eye(3, dtype=torch.float64)
+    flow = READING @ (0.5 * SECOND + 0.5 * one) @ (0.5 * FIRST + 0.5 * one)  # (B, S, T)
+    torch.testing.assert_close(AttentionRollout().rows(linear, batch), flow.transpose(0, 1))
+    torch.testing.assert_close(AttentionRollout()(linear, batch), torch.stack([flow[0].mean(0), flow[1, 0]]))
+    torch.testing.assert_close(AttentionRollout()(linear, replace(batch, token=1)), flow[:, 1])
+    assert flow[0].sum(-1).tolist() == pytest.approx([1, 1])  # what is read comes from somewhere
+
+
+def test_rollout_shows_of_a_longer_sequence_what_the_input_is(linear: Any) -> None:
+    linear.seen = Attention([FIRST, SECOND], READING)
+    short = linear.encode(["a", "b"], TARGETS)
+    assert AttentionRollout()(linear, short).shape == short.ids.shape == (2, 2)
+
+
+def test_rollout_says_that_it_needs_attention_weights(linear: Adapter, batch: Batch) -> None:
+    with pytest.raises(
+        ModelError, match="'attention_rollout' needs attention weights, and a Module gives none"
+    ) as caught:
+        AttentionRollout()(linear, batch)
+    assert caught.value.param == "method"
+
+
+def test_random_words_depend_on_the_text_and_the_seed_alone(linear: Adapter, batch: Batch) -> None:
+    found = RandomWords()(linear, batch)
+    alone = RandomWords()(linear, with_words(linear.encode(TEXTS[1:], ["d"])))
+    assert found[1, 0] == alone[0, 0]
+    assert found[1, 1:].tolist() == [0, 0]
+    assert len({*found[0].tolist(), *RandomWords(seed=1)(linear, batch)[0].tolist(), found[1, 0].item()}) == 7
+    longer = replace(batch, words=(batch.words[0] + ((5, 6),), batch.words[1]))
+    assert torch.equal(RandomWords()(linear, longer)[:, :3], found)
+
+
+def test_random_words_are_spread_evenly(linear: Adapter) -> None:
+    texts = [f"{'a ' * 50}{i}" for i in range(20)]
+    batch = replace(linear.encode(["a"] * 20, ["a"] * 20), texts=tuple(texts), words=(((0, 1),) * 50,) * 20)
+    found = RandomWords()(linear, batch)
+    assert 0.48 < found.mean() < 0.52
+    assert 0 < found.min() < 0.01
+    assert 0.99 < found.max() < 1
+
+
+def test_the_first_words_come_first(linear: Adapter, batch: Batch) -> None:
+    assert FirstWords()(linear, batch).tolist() == [pytest.approx([1, 2 / 3, 1 / 3]), [1, 0, 0]]
+
+
+TOKEN_METHODS = [
+    Saliency(),
+    InputXGradient(),
+    IntegratedGradients(n_steps=3),
+    SmoothGrad(n_samples=2),
+    GradientShap(n_samples=2),
+]
+
+
+@pytest.mark.parametrize("method", [*TOKEN_METHODS, Occlusion()])
 def test_a_row_is_the_map_of_one_token(linear: Adapter, batch: Batch, method: Saliency) -> None:
     rows = method.rows(linear, batch)
-    assert rows.shape == (2, *batch.ids.shape)
+    assert rows.shape == (2, *method(linear, batch).shape)
     for s, row in enumerate(rows):
         torch.testing.assert_close(row, method(linear, replace(batch, token=s)))
     assert rows[1, 1].abs().max() == 0  # the second answer has one token
 
 
-@pytest.mark.parametrize("method", [Saliency(), InputXGradient(), IntegratedGradients()])
-def test_methods_warn_of_nothing(linear: Adapter, batch: Batch, method: Saliency) -> None:
+@pytest.mark.parametrize("method", [*TOKEN_METHODS, Occlusion()])
+@pytest.mark.parametrize("budget", [1, 9, 64])
+def test_how_many_share_a_pass_never_matters(
+    linear: Adapter, batch: Batch, method: Saliency, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Warnings are errors here: captum has some for inputs without gradient and for small internal batches."""
-    linear.max_padded_tokens = 1  # type: ignore[misc]
-    assert method(linear, batch).shape == batch.ids.shape
+    expected = method(linear, batch)
+    passes: list[int] = []
+    scores = linear.token_scores
+
+    def watched(embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        passes.append(embeds.shape[0] * embeds.shape[1])
+        return scores(embeds, mask, labels)
+
+    monkeypatch.setattr(linear, "token_scores", watched)
+    monkeypatch.setattr(linear, "max_padded_tokens", budget)
+    torch.testing.assert_close(method(linear, batch), expected, rtol=1e-13, atol=1e-13)
+    assert max(passes) <= max(budget, batch.ids.numel())
+
+
+def test_every_method_says_what_it_scores_and_what_it_promises() -> None:
+    assert {name for name in METHODS if METHODS.get(name).unit == "word"} == {"first_words", "occlusion", "random"}
+    assert {name for name in METHODS if METHODS.get(name).complete} == {"gradient_shap", "integrated_gradients"}
 
 
 def test_an_unknown_method_lists_those_there_are() -> None:
@@ -102,6 +243,32 @@ def test_an_unknown_method_lists_those_there_are() -> None:
 def test_a_method_says_all_its_settings() -> None:
     assert settings_of(make_method("integrated_gradients", {})) == {"n_steps": 20}
     assert settings_of(make_method("integrated_gradients", {"n_steps": 3})) == {"n_steps": 3}
+    assert settings_of(make_method("smooth_grad", {"seed": 7})) == {
+        "n_samples": 10,
+        "noise": 0.25,
+        "seed": 7,
+        "norm": "l1",
+    }
+    assert settings_of(make_method("first_words", {})) == {}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("n_samples", (0, 1001)),
+        ("n_steps", (0, 1001)),
+        ("noise", (-0.1, 10.1)),
+        ("seed", (-1, 2**32)),
+        ("norm", ("l3",)),
+    ],
+)
+def test_every_setting_has_bounds(name: str, setting: str, values: tuple[object, ...]) -> None:
+    """A request can ask for no work without end; a setting of another method is refused like any other mistake."""
+    for value in values:
+        with pytest.raises(InvalidRequest) as caught:
+            make_method(name, {setting: value})
+        assert caught.value.param == f"settings.{setting}"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +277,7 @@ def test_a_method_says_all_its_settings() -> None:
         ({"n_steps": 0}, "settings.n_steps", "greater than or equal to 1"),
         ({"n_steps": "many"}, "settings.n_steps", "valid integer"),
         ({"steps": 3}, "settings.steps", r"there is no such setting \(it has n_steps\)"),
+        ({"n_steps": 1001}, "settings.n_steps", "less than or equal to 1000"),
     ],
 )
 def test_a_wrong_setting_is_named(settings: dict[str, object], param: str, words: str) -> None:

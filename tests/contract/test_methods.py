@@ -201,7 +201,7 @@ def test_a_contrast_is_the_difference_of_two_maps(adapter: Adapter, method: str)
     """Where a method is linear in what it explains, and a prompt is not cut for the longer answer."""
     batch = with_words(adapter.encode(SENTENCES[:3], LABELS, LABELS[1:] + LABELS[:1]))
     if method == "attention_rollout":
-        with pytest.raises(InvalidRequest, match="'attention_rollout' .* cannot compare two answers") as caught:
+        with pytest.raises(InvalidRequest, match=r"'attention_rollout' .* cannot compare two answers") as caught:
             made(method)(adapter, batch)
         assert caught.value.param == "against"
         return

@@ -133,12 +133,11 @@ class ClassifierAdapter(Adapter):
         """The share of each token in what the head reads, (B, T): gated, the mean, or else the first token."""
         gates = getattr(outputs, "gate_logits", None)
         pooling = getattr(self.model.config, "pooling", None) or getattr(self.model.config, "classifier_pooling", None)
+        weights = mask.to(torch.promote_types(outputs.logits.dtype, torch.float32))
         if gates is not None:
-            weights = gates.sigmoid() * mask
-        elif pooling == "mean":
-            weights = mask.to(outputs.logits.dtype)
-        else:
-            weights = torch.zeros_like(mask, dtype=outputs.logits.dtype).index_fill(1, mask.new_tensor([0]), 1)
+            weights = weights * gates.to(weights.dtype).sigmoid()
+        elif pooling != "mean":
+            weights = torch.zeros_like(weights).index_fill(1, mask.new_tensor([0]), 1)
         return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
     def _labels(self, names: Iterable[str]) -> Tensor:
