@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
@@ -26,6 +26,13 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1")
 
 JSON, LINES, PAGE = "application/json", "application/x-ndjson", "text/html"
+
+
+class ServedModel(ModelInfo):
+    """`name` and `ready` are what KServe's clients look for at the same address."""
+
+    name: str
+    ready: Literal[True] = True
 
 
 class Ndjson(StreamingResponse):
@@ -77,8 +84,8 @@ async def models(desk: TheDesk) -> dict[str, Any]:
 
 
 @router.get("/models/{model:path}", tags=["models"], summary="Facts about a model, which is loaded if it has to be")
-async def model(model: str, desk: TheDesk) -> ModelInfo:
-    return await desk.info(model)
+async def model(model: str, desk: TheDesk) -> ServedModel:
+    return ServedModel(name=model, **(await desk.info(model)).model_dump())
 
 
 @router.delete(

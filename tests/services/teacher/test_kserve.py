@@ -110,6 +110,12 @@ async def test_a_wrong_field_is_named_as_it_was_sent(
     assert "examples[" not in error["message"]
 
 
+async def test_a_model_that_answers_is_ready_to_kserves_clients(serve: Serve) -> None:
+    async with serve() as client:
+        answer = (await client.get("/v1/models/classifier")).json()
+    assert (answer["name"], answer["ready"], answer["id"]) == ("classifier", True, "classifier")
+
+
 async def test_an_unknown_model_is_not_found(serve: Serve) -> None:
     async with serve(allowed_models=("classifier",)) as client:
         answer = await client.post("/v1/models/org/none:predict", json={"instances": ["a"]})
