@@ -186,7 +186,8 @@ def _print(console: Console, found: _Found, source: Source, named: bool) -> None
     colours = console.color_system is not None and not console.no_color
     if named or source.file:
         console.print(Text(f"\n{_method(found.answer)}", "bold"))
-    for question, result in zip(found.questions, found.answer.results, strict=True):
+    shown = SHOWN if source.file else None
+    for question, result in zip(found.questions[:shown], found.answer.results[:shown], strict=True):
         console.print()
         console.print(attribution_view(question.input, result, colours=colours))
     if source.file:

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from understudy.schemas import Attribution, Faithfulness, TokenRow, Word
 
-__all__ = ["MEASURES", "Measure", "Piece", "figure", "measured", "percent", "pieces", "score", "to_html"]
+__all__ = ["MEASURES", "Measure", "Piece", "figure", "measured", "percent", "pieces", "score", "signed", "to_html"]
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -78,13 +78,14 @@ def to_html(
             "pieces": pieces(text, one),
             "measured": measured(one.faithfulness),
             "rows": _rows(one.rows or ()),
+            "signed": signed(one),
         }
         for name, one, text in zip(names, results, texts, strict=True)
     ]
     kinds = {measure.key for one in results for measure, _ in measured(one.faithfulness)}
     known = [measure for measure in MEASURES if measure.key in kinds]
     return _page().render(
-        title=title, facts=facts, examples=examples, measures=known, signed=any(map(_signed, results))
+        title=title, facts=facts, examples=examples, measures=known, signed=any(one["signed"] for one in examples)
     )
 
 
@@ -108,7 +109,7 @@ def measured(found: Faithfulness | None) -> list[tuple[Measure, float]]:
     return [(measure, values[measure.key]) for measure in MEASURES if values.get(measure.key) is not None]
 
 
-def _signed(found: Attribution) -> bool:
+def signed(found: Attribution) -> bool:
     """Whether a word speaks against the explained answer: the maps of some methods have no sign."""
     rows = found.rows or ()
     return any(word.score < 0 for word in found.words) or any(score < 0 for row in rows for score in row.scores)
@@ -137,9 +138,9 @@ def _page() -> Template:
     return environment.get_template("heatmap.html.j2")
 
 
-def score(value: float) -> str:
-    """Three significant digits, always with a sign."""
-    return f"{value:+.3g}".replace("-", _MINUS)
+def score(value: float, signed: bool) -> str:
+    """Three significant digits; with a plus too where scores have signs, as it would say what no method has found."""
+    return f"{value:{'+' if signed else ''}.3g}".replace("-", _MINUS)
 
 
 def figure(value: float) -> str:

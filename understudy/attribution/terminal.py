@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from understudy.attribution.heatmap import figure, measured, percent, score
+from understudy.attribution.heatmap import figure, measured, percent, score, signed
 from understudy.attribution.verdict import best, sentences
 from understudy.schemas import Attribution, Faithfulness, Word
 
@@ -29,12 +29,15 @@ _AGAINST = ("", "#3d7fd6", "black on #9cc4f5", "black on #5aa2ff")
 """Styles of words by strength, a quarter of the strongest word's score each; readable on light and on dark."""
 
 _TITLES = {
-    "comprehensiveness": "compre- hensive",
-    "sufficiency": "suffi- cient",
-    "aopc_comprehensiveness": "AOPC compr.",
-    "aopc_sufficiency": "AOPC suff.",
-    "completeness_error": "complete error",
-    "agreement": "agrees with first",
+    "comprehensiveness": "compre-\nhensive",
+    "sufficiency": "suffi-\ncient",
+    "aopc_comprehensiveness": "AOPC\ncompr.",
+    "aopc_sufficiency": "AOPC\nsuff.",
+    "log_odds": "log-\nodds",
+    "completeness_error": "complete\nerror",
+    "token_f1": "token\nF1",
+    "iou_f1": "IOU\nF1",
+    "agreement": "agrees\nwith first",
 }
 """Titles of columns that 80 characters of a line can hold six of."""
 
@@ -64,9 +67,9 @@ def _heat(found: Attribution) -> Callable[[Word], str]:
     return style
 
 
-def _facts(found: Attribution) -> list[tuple[str, Text]]:
+def _facts(found: Attribution) -> list[tuple[str, RenderableType]]:
     """What is said of an attribution below its text, by name."""
-    facts = []
+    facts: list[tuple[str, RenderableType]] = []
     if found.prediction is not None and found.probability is not None:
         answer = Text(_printable(found.prediction), style="bold green").append(
             f"  {percent(found.probability)}", "not bold dim"
@@ -75,14 +78,14 @@ def _facts(found: Attribution) -> list[tuple[str, Text]]:
     if found.explained != found.prediction or found.against is not None:
         against = f" and not {found.against}" if found.against is not None else ""
         facts.append(("explained", Text(_printable(f"why {found.explained}{against}"))))
-    facts.append(("rationale", _scored(found.rationale)))
+    facts.append(("rationale", _scored(found.rationale, signed(found))))
     negative = sorted((word for word in found.words if word.score < 0), key=lambda word: word.score)
     if negative:
-        facts.append(("against it", _scored(negative[: len(found.rationale)])))
+        facts.append(("against it", _scored(negative[: len(found.rationale)], True)))
     for row in found.rows or ():
         words = [word.model_copy(update={"score": value}) for word, value in zip(found.words, row.scores, strict=True)]
         strongest = sorted(words, key=lambda word: -abs(word.score))[: len(found.rationale)]
-        facts.append((f"token {_printable(row.token).strip()}", _scored(strongest)))
+        facts.append((f"token {_printable(row.token).strip()}", _scored(strongest, signed(found))))
     if found.faithfulness:
         facts.append(("faithfulness", _figures(found.faithfulness)))
     if found.truncated:
@@ -90,10 +93,12 @@ def _facts(found: Attribution) -> list[tuple[str, Text]]:
     return facts
 
 
-def _scored(words: Sequence[Word]) -> Text:
+def _scored(words: Sequence[Word], signed: bool) -> Text:
     shown = Text()
     for word in words:
-        shown.append("  " if shown else "").append(_printable(word.text), "bold").append(f" {score(word.score)}", "dim")
+        shown.append("  " if shown else "").append(_printable(word.text), "bold").append(
+            f" {score(word.score, signed)}", "dim"
+        )
     return shown if words else Text("the text has no words", style="dim")
 
 
@@ -108,8 +113,16 @@ def faithfulness_view(found: Faithfulness) -> RenderableType:
     return Padding(table, (0, 2))
 
 
-def _figures(found: Faithfulness) -> Text:
-    return Text(" · ".join(f"{measure.title.lower()} {figure(value)}" for measure, value in measured(found)))
+def _figures(found: Faithfulness) -> RenderableType:
+    """The figures alone, two in a line."""
+    cells = [(measure.title, figure(value)) for measure, value in measured(found)]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column()
+        table.add_column(justify="right", no_wrap=True)
+    for i in range(0, len(cells), 2):
+        table.add_row(*(cell for pair in cells[i : i + 2] for cell in pair))
+    return table
 
 
 def words_view(words: Mapping[str, Mapping[str, int]], most: int = 8) -> RenderableType:
@@ -129,7 +142,10 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     others = [column for column in comparison.columns if column not in faithful]
     about = f"{comparison.highlighted:,} of them with highlights" if comparison.highlighted else "none with highlights"
     return Group(
-        Text(f"  {comparison.examples:,} examples, {about}. Means, ± half of the 95 % interval; * is the best.", "dim"),
+        Padding(
+            Text(f"{comparison.examples:,} examples, {about}. Means, ± half of the 95 % interval; * is the best."),
+            (0, 2),
+        ),
         _methods(comparison, faithful, timed=False),
         _methods(comparison, others, timed=True),
         *(Padding(Text(sentence, "bold"), (0, 2)) for sentence in sentences(comparison)),
@@ -137,13 +153,13 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 
 
 def _methods(comparison: Comparison, columns: Sequence[Column], *, timed: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=True, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", min_width=20)
     for column in columns:
         arrow = {"high": " ↑", "low": " ↓", None: ""}[column.better]
-        table.add_column(_TITLES.get(column.key, column.title) + arrow, justify="right")
+        table.add_column(_TITLES.get(column.key, column.title) + arrow, justify="right", no_wrap=True)
     if timed:
-        table.add_column("seconds per 100 ↓", justify="right")
+        table.add_column("seconds\nper 100 ↓", justify="right")
     first = best(comparison)
     for row in comparison.rows:
         cells = [_mean(row, column, first.get(column.key) is row) for column in columns]
