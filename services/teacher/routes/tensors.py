@@ -49,11 +49,13 @@ _ANSWER, _EXPLANATION = {"label", "probability"}, {"words", "attributions"}
 _FIELDS = {"text": "input", "target": "output", "against": "against", "choices": "choices"}
 _TENSORS = {field: tensor for tensor, field in _FIELDS.items()}
 _PREDICTED = {"labels", "template"}  # the options of a prediction; the others are about explanations
+_PARAMETERS = (*AttributionOptions.model_fields, "explain", "binary_data_output")
+_JSON_TEXT = {"labels", "ignore", "settings"}
 _PLACE = re.compile(r"\b(?:examples|inputs)\[(\d+)\](?:\.(input|output|against|choices)\b)?")
 
 
 def explains(request: InferRequest) -> bool:
-    """Does the request want words? Raises InvalidRequest where it names an output or parameter that there is not."""
+    """Does the request want words? Raises InvalidRequest where it names an unknown output or contradicts itself."""
     for output in request.outputs:
         if output.name not in OUTPUTS:
             raise UnknownName.among("output", output.name, OUTPUTS, param="outputs")
@@ -143,16 +145,19 @@ def _rows(request: InferRequest) -> list[dict[str, Any]]:
 
 
 def _options(request: InferRequest) -> dict[str, Any]:
-    options = {name: value for name, value in request.parameters.items() if name != "explain"}
-    for name, value in options.items():
-        if name not in AttributionOptions.model_fields:
-            choices = [*AttributionOptions.model_fields, "explain", "binary_data_output"]
-            raise UnknownName.among("parameter", ascii(name[:40])[1:-1], choices, param="parameters")
-        if name in ("labels", "ignore", "settings") and isinstance(value, str):
-            try:
-                options[name] = json.loads(value)
-            except (ValueError, RecursionError) as error:
-                raise InvalidRequest(
-                    f"parameters: {name} is a text, and not JSON ({error})", param=f"parameters.{name}"
-                ) from error
-    return options
+    for name in request.parameters:
+        if name not in _PARAMETERS:
+            raise UnknownName.among("parameter", ascii(name[:40])[1:-1], _PARAMETERS, param="parameters")
+    return {name: _value(name, value) for name, value in request.parameters.items() if name != "explain"}
+
+
+def _value(name: str, value: Any) -> Any:
+    """A parameter's value; that of a list or an object may be sent as JSON text."""
+    if name not in _JSON_TEXT or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"parameters: {name} is a text, and not JSON ({error})", param=f"parameters.{name}"
+        ) from error
