@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy.attribution.terminal import bracketed, marked
-from understudy.evaluation.report import Comparison, Report
+from understudy.evaluation.report import Comparison, RationaleHits, Report
 from understudy.schemas import Prediction
 
 __all__ = ["PhaseBars", "prediction_view", "report_view"]
@@ -98,16 +98,16 @@ def _arms(report: Report) -> Table:
     table.add_column("arm", min_width=24)  # long recipe names wrap at their plus signs
     for title in ("accuracy %", "95 % interval", "weights", "MB", "ms"):
         table.add_column(title, justify="right", no_wrap=True)
-    teacher = report.teacher
-    table.add_row(
-        "teacher",
-        _percent(teacher.accuracy),
-        f"{_percent(teacher.low)} - {_percent(teacher.high)}",
-        _count(teacher.parameters),
-        "",
-        "" if teacher.latency_ms is None else f"{teacher.latency_ms:.1f}",
-        style="dim",
-    )
+    if teacher := report.teacher:
+        table.add_row(
+            "teacher",
+            _percent(teacher.accuracy),
+            f"{_percent(teacher.low)} - {_percent(teacher.high)}",
+            _count(teacher.parameters),
+            "",
+            "" if teacher.latency_ms is None else f"{teacher.latency_ms:.1f}",
+            style="dim",
+        )
     for arm in report.arms:
         published = arm.recipe == report.published.recipe
         table.add_row(
@@ -136,11 +136,12 @@ def _notes(report: Report) -> list[str]:
     rejected = report.rows.rejected
     were = "1 row was" if rejected == 1 else f"{rejected:,} rows were"
     listed = [f"{were} rejected; the job lists each with its line and reason."] if rejected else []
-    return [*listed, "ms is the median of single answers, the teacher's over HTTP.", _hits(report)]
+    if report.rationale is None:
+        return [*listed, "ms is the median of single answers."]
+    return [*listed, "ms is the median of single answers, the teacher's over HTTP.", _hits(report.rationale)]
 
 
-def _hits(report: Report) -> str:
-    found = report.rationale
+def _hits(found: RationaleHits) -> str:
     if found.share is None or found.chance is None:
         return "In no training row is the answer's text part of the input, so the teacher's words cannot hit it."
     return (

@@ -323,19 +323,52 @@ class AttributionSpec(Selection):
     aggregation: Literal["sum", "mean", "max", "l1", "l2"] = "sum"
 
 
-class DistillationSpec(Request):
+class Budget(Request):
+    """What a job may spend at most; what it has when that is spent, it keeps.
+
+    `seconds` run from the beginning of its first work, pauses left out. `teacher_tokens` are those of the training
+    texts that the teacher explains.
+    """
+
+    seconds: float | None = Field(default=None, gt=0, le=10_000_000)
+    teacher_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.seconds is None and self.teacher_tokens is None:
+            raise ValueError("budget names seconds, teacher_tokens or both")
+        return self
+
+
+class TrainingSpec(Request):
+    """What any job may choose beside its files and its student."""
+
+    test_file: str | None = None
+    hyperparameters: Hyperparameters = Hyperparameters()
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=20)
+    max_train_rows: int | None = Field(default=None, ge=2)
+    template: str = "{input}"
+    alias: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    budget: Budget | None = None
+
+
+class SupervisedSpec(TrainingSpec):
+    """Plain fine-tuning on the rows' own outputs, without a teacher."""
+
+    @model_validator(mode="after")
+    def _no_teacher(self) -> Self:
+        if self.budget and self.budget.teacher_tokens is not None:
+            raise ValueError("budget.teacher_tokens is for distillation: here no teacher is asked")
+        return self
+
+
+class DistillationSpec(TrainingSpec):
     """`recipe` is `auto`, one recipe, or several; controls (`finetune`, random words) are always added beside them."""
 
     teacher: TeacherSpec
     recipe: str | tuple[str, ...] = "auto"
-    test_file: str | None = None
     attribution: AttributionSpec = AttributionSpec()
-    hyperparameters: Hyperparameters = Hyperparameters()
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=20)
     rationale_weight: float = Field(default=1.0, gt=0, le=100)
-    max_train_rows: int | None = Field(default=None, ge=2)
-    template: str = "{input}"
-    alias: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
 class Progress(Answer):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from understudy.errors import Conflict, UnderstudyError
-from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, TaskSpec
+from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, SupervisedSpec, TaskSpec
 
 __all__ = [
     "ACTIVE",
@@ -113,7 +113,7 @@ class Facts(Record):
 
 
 class Job(Record):
-    """`spec.hyperparameters` and `spec.seeds` are what was asked for, wherever in the request it stood."""
+    """`spec` is the method's; its `hyperparameters` and `seeds` are what was asked for, wherever that stood."""
 
     id: str
     status: Status = "validating_files"
@@ -124,7 +124,7 @@ class Job(Record):
     model: str
     training_file: str
     validation_file: str | None = None
-    spec: DistillationSpec
+    spec: DistillationSpec | SupervisedSpec
     suffix: str | None = None
     metadata: Mapping[str, str] | None = None
     facts: Facts = Facts()
@@ -145,6 +145,25 @@ class Job(Record):
     @property
     def active(self) -> bool:
         return self.status in ACTIVE
+
+    @property
+    def method(self) -> Literal["distillation", "supervised"]:
+        return "distillation" if self.distils else "supervised"
+
+    @property
+    def distils(self) -> bool:
+        """True when there is a teacher to learn from."""
+        return isinstance(self.spec, DistillationSpec)
+
+    @property
+    def distillation(self) -> DistillationSpec:
+        """The spec of a job that has a teacher; the phases that ask for it are left out of other jobs."""
+        assert isinstance(self.spec, DistillationSpec)
+        return self.spec
+
+    def field(self, name: str) -> str:
+        """The path of one of the method's own fields, as its user wrote it."""
+        return f"method.{self.method}.{name}"
 
     @property
     def seed(self) -> int:

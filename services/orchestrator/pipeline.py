@@ -52,13 +52,14 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             preflight.run,
             absorb=lambda job, results: preflight.absorb(job, preflight.Checked.model_validate(results[0])),
             plan=lambda _, __: [NewItem(total=1)],
+            needed=lambda job: job.distils,
         ),
         "teacher": Stage(
             "train",
             "steps",
             train.run_teacher,
             absorb=lambda job, results: train.absorb_teacher(job, train.Taught.model_validate(results[0])),
-            needed=lambda job: job.spec.teacher.finetune,
+            needed=lambda job: job.distils and job.distillation.teacher.finetune,
         ),
         "annotate": Stage(
             "annotate",
@@ -66,6 +67,7 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             annotate.run,
             absorb=lambda job, results: annotate.absorb(job, [annotate.Annotated.model_validate(r) for r in results]),
             plan=lambda job, settings: annotate.plan(job, settings.shard_size),
+            needed=lambda job: job.distils,
         ),
         "train": Stage("train", "steps", train.run, plan=lambda job, _: train.plan(job)),
         "evaluate": Stage(

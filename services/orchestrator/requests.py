@@ -16,7 +16,7 @@ from understudy.artifacts import check_alias
 from understudy.attribution.methods import make_method
 from understudy.errors import InvalidRequest
 from understudy.models.names import PREFIX, parse_scratch
-from understudy.schemas import DistillationSpec, Hyperparameters, Request, TaskSpec
+from understudy.schemas import DistillationSpec, Hyperparameters, Request, SupervisedSpec, TaskSpec, TrainingSpec
 from understudy.training.recipes import AUTO, parse_recipe
 
 __all__ = ["JobRequest", "MethodRequest", "job_of"]
@@ -32,10 +32,25 @@ Metadata = Annotated[
 
 
 class MethodRequest(Request):
-    """OpenAI's `method`, with the one type that is ours."""
+    """OpenAI's `method`: its `supervised`, and the one type that is ours."""
 
-    type: Literal["distillation"]
-    distillation: DistillationSpec
+    type: Literal["distillation", "supervised"]
+    distillation: DistillationSpec | None = None
+    supervised: SupervisedSpec | None = None
+
+    @property
+    def spec(self) -> DistillationSpec | SupervisedSpec:
+        """The part that belongs to the type. Raises InvalidRequest where it is missing, or another one is there."""
+        other = "supervised" if self.type == "distillation" else "distillation"
+        if getattr(self, other) is not None:
+            raise InvalidRequest(f"method.type is {self.type}: leave method.{other} out", param=f"method.{other}")
+        if self.type == "supervised":
+            return self.supervised or SupervisedSpec()
+        if self.distillation is None:
+            raise InvalidRequest(
+                'method.distillation is missing: it names the teacher, {"teacher": {"model": ...}}', param=_SPEC
+            )
+        return self.distillation
 
 
 class JobRequest(Request):
@@ -53,20 +68,22 @@ class JobRequest(Request):
 
 
 def job_of(request: JobRequest, now: float) -> Job:
-    """The job that a request describes. Raises InvalidRequest, whose `param` is the field at fault."""
-    if request.method is None:
-        raise InvalidRequest(
-            "method is missing: a student here learns from a teacher, so give "
-            '{"type": "distillation", "distillation": {"teacher": {"model": ...}}}',
-            param="method",
-        )
+    """The job that a request describes; without a method it is `supervised`, as OpenAI has it.
+
+    Raises InvalidRequest, whose `param` is the field at fault.
+    """
     if request.integrations:
         raise InvalidRequest("no integration is offered here: leave integrations out", param="integrations")
     _check_model(request.model, "model")
-    spec = request.method.distillation
-    spec = spec.model_copy(update={"seeds": _seeds(request, spec), "hyperparameters": _hyperparameters(request, spec)})
-    for check in CHECKS:
-        check(spec)
+    method = request.method or MethodRequest(type="supervised")
+    spec, place = method.spec, f"method.{method.type}"
+    chosen = {"seeds": _seeds(request, spec, place), "hyperparameters": _hyperparameters(request, spec, place)}
+    spec = spec.model_copy(update=chosen)
+    _check_seeds(spec, place)
+    _check_template(spec, place)
+    if isinstance(spec, DistillationSpec):
+        for check in TEACHING:
+            check(spec)
     job = Job(
         id=new_id("ftjob-"),
         created_at=int(now),
@@ -78,11 +95,11 @@ def job_of(request: JobRequest, now: float) -> Job:
         suffix=request.suffix,
         metadata=request.metadata,
     )
-    check_alias(job.alias, param="suffix" if request.suffix else f"{_SPEC}.alias")
+    check_alias(job.alias, param="suffix" if request.suffix else f"{place}.alias")
     return job
 
 
-def _seeds(request: JobRequest, spec: DistillationSpec) -> tuple[int, ...]:
+def _seeds(request: JobRequest, spec: TrainingSpec, place: str) -> tuple[int, ...]:
     """OpenAI's one seed or our several; seed 0 is a seed."""
     if request.seed is None:
         return spec.seeds
@@ -90,17 +107,17 @@ def _seeds(request: JobRequest, spec: DistillationSpec) -> tuple[int, ...]:
         return (request.seed,)
     if request.seed != spec.seeds[0]:
         raise InvalidRequest(
-            f"seed is {request.seed} and {_SPEC}.seeds begins with {spec.seeds[0]}: give one of the two", param="seed"
+            f"seed is {request.seed} and {place}.seeds begins with {spec.seeds[0]}: give one of the two", param="seed"
         )
     return spec.seeds
 
 
-def _hyperparameters(request: JobRequest, spec: DistillationSpec) -> Hyperparameters:
+def _hyperparameters(request: JobRequest, spec: TrainingSpec, place: str) -> Hyperparameters:
     if request.hyperparameters is None:
         return spec.hyperparameters
     if "hyperparameters" in spec.model_fields_set and spec.hyperparameters != request.hyperparameters:
         raise InvalidRequest(
-            f"hyperparameters and {_SPEC}.hyperparameters differ: give one of the two", param="hyperparameters"
+            f"hyperparameters and {place}.hyperparameters differ: give one of the two", param="hyperparameters"
         )
     return request.hyperparameters
 
@@ -112,12 +129,12 @@ def _check_model(ref: str, param: str) -> None:
         parse_scratch(ref, param=param)
 
 
-def _check_seeds(spec: DistillationSpec) -> None:
+def _check_seeds(spec: TrainingSpec, place: str) -> None:
     for index, seed in enumerate(spec.seeds):
         if not 0 <= seed <= MAX_SEED:
-            raise InvalidRequest(f"a seed is between 0 and {MAX_SEED}, not {seed}", param=f"{_SPEC}.seeds[{index}]")
+            raise InvalidRequest(f"a seed is between 0 and {MAX_SEED}, not {seed}", param=f"{place}.seeds[{index}]")
     if len(set(spec.seeds)) < len(spec.seeds):
-        raise InvalidRequest("a seed is given twice, which would train the same arm twice", param=f"{_SPEC}.seeds")
+        raise InvalidRequest("a seed is given twice, which would train the same arm twice", param=f"{place}.seeds")
 
 
 def _check_teacher(spec: DistillationSpec) -> None:
@@ -142,18 +159,13 @@ def _check_method(spec: DistillationSpec) -> None:
         make_method(spec.attribution.method, spec.attribution.settings)
 
 
-def _check_template(spec: DistillationSpec) -> None:
+def _check_template(spec: TrainingSpec, place: str) -> None:
     try:
         TaskSpec(template=spec.template)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(reason, param=f"{_SPEC}.template") from error
+        raise InvalidRequest(reason, param=f"{place}.template") from error
 
 
-CHECKS: tuple[Callable[[DistillationSpec], None], ...] = (
-    _check_seeds,
-    _check_teacher,
-    _check_recipes,
-    _check_method,
-    _check_template,
-)
+TEACHING: tuple[Callable[[DistillationSpec], None], ...] = (_check_teacher, _check_recipes, _check_method)
+"""The checks of what only a job with a teacher has."""

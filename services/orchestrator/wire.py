@@ -17,7 +17,7 @@ from services.orchestrator.pipeline import STAGES, phases_of
 from services.orchestrator.store import FileRow, StoredEvent
 from services.orchestrator.tally import Tally
 from understudy.artifacts import Artifact
-from understudy.schemas import DistillationSpec, Hyperparameters, Progress, RejectedRow
+from understudy.schemas import DistillationSpec, Hyperparameters, Progress, RejectedRow, SupervisedSpec
 
 __all__ = [
     "CheckpointObject",
@@ -80,8 +80,9 @@ class RejectedRows(_Object):
 
 
 class MethodObject(_Object):
-    type: Literal["distillation"] = "distillation"
-    distillation: DistillationSpec
+    type: Literal["distillation", "supervised"]
+    distillation: DistillationSpec | None = None
+    supervised: SupervisedSpec | None = None
 
 
 class JobObject(_Object):
@@ -180,7 +181,7 @@ def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = Non
         validation_file=job.validation_file,
         result_files=job.result_files,
         hyperparameters=job.hyperparameters,
-        method=MethodObject(distillation=job.spec),
+        method=MethodObject.model_validate({"type": job.method, job.method: job.spec}),
         seed=job.seed,
         error=job.error,
         suffix=job.suffix,

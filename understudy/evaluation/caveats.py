@@ -33,7 +33,7 @@ class Cut:
 def caveats(
     spec: EvaluateSpec,
     arms: Sequence[ArmRow],
-    teacher: TeacherRow,
+    teacher: TeacherRow | None,
     comparisons: Sequence[Comparison],
     *,
     student: ArmRow,
@@ -42,25 +42,26 @@ def caveats(
 ) -> tuple[str, ...]:
     """Every caution that applies, the ones that matter most first. `student` is the published arm."""
     return (
+        *spec.notes,
         *_about_baseline(student, teacher, baseline),
         *_about_length(spec.rows, cut),
         *_about_words(comparisons),
         *_about_training(spec),
         *_about_seeds(arms),
         *_about_rows(spec.rows, comparisons),
-        *_about_teacher(spec, arms, teacher),
+        *(_about_teacher(spec, arms, teacher) if teacher else ()),
         *_about_comparisons(comparisons),
     )
 
 
-def _about_baseline(student: ArmRow, teacher: TeacherRow, baseline: BaselineRow) -> list[str]:
+def _about_baseline(student: ArmRow, teacher: TeacherRow | None, baseline: BaselineRow) -> list[str]:
     """A model that has not left the baseline behind has shown nothing, whatever the other numbers say."""
-    named = ("published student", student), ("teacher", teacher)
+    named: Sequence[tuple[str, ArmRow | TeacherRow | None]] = [("published student", student), ("teacher", teacher)]
     return [
         f"The {name} ({100 * one.accuracy:.1f} %) is not shown to be better than the baseline, {baseline.description} "
         f"({100 * baseline.accuracy:.1f} %)."
         for name, one in named
-        if one.low <= baseline.accuracy
+        if one and one.low <= baseline.accuracy
     ]
 
 
@@ -127,7 +128,7 @@ def _about_rows(rows: RowCounts, comparisons: Sequence[Comparison]) -> list[str]
 
 def _about_teacher(spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherRow) -> list[str]:
     found = []
-    saw = spec.teacher.trained_rows or spec.rows.train
+    saw = (spec.teacher and spec.teacher.trained_rows) or spec.rows.train
     if teacher.finetuned and saw > spec.rows.train:
         found.append(
             f"The teacher was fine-tuned on {saw:,} labelled rows and the students trained on {spec.rows.train:,}: "

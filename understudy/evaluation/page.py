@@ -58,7 +58,7 @@ def render_html(report: Report) -> str:
 
 
 def _axes(report: Report) -> dict[str, Any]:
-    shown: Sequence[Any] = (*report.arms, report.teacher)
+    shown: Sequence[Any] = (*report.arms, *filter(None, [report.teacher]))
     ends = [end for one in shown for end in (one.low, one.high)]
     gaps = [end for one in report.comparisons for end in (one.low, one.high)]
     return {

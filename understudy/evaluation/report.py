@@ -151,12 +151,15 @@ class ExampleRow(_Part):
     given: str
     probability: float
     right: bool
-    teacher: str
+    teacher: str | None
     words: tuple[Word, ...]
 
 
 class Report(_Part):
-    """All that a job found out. `summary` is what a terminal prints above the table of arms."""
+    """All that a job found out; `teacher` and `rationale` are None where it had no teacher.
+
+    `summary` is what a terminal prints above the table of arms.
+    """
 
     job_id: str
     created_at: str
@@ -164,10 +167,10 @@ class Report(_Part):
     rows: RowCounts
     rule: str = RULE
     arms: tuple[ArmRow, ...]
-    teacher: TeacherRow
+    teacher: TeacherRow | None
     baseline: BaselineRow
     comparisons: tuple[Comparison, ...]
-    rationale: RationaleHits
+    rationale: RationaleHits | None
     published: Published
     machine: Machine
     caveats: tuple[str, ...]

@@ -75,7 +75,7 @@ def evaluate(spec: EvaluateSpec, out: Path, emit: Callable[[int, int], None]) ->
     test = read_examples(spec.test)
     if not test:
         raise InvalidRequest("the test split is empty, and there is nothing to evaluate on", param="test")
-    teacher = _teacher_answers(spec.teacher, len(test))
+    teacher = _teacher_answers(spec.teacher, len(test)) if spec.teacher else None
     answered: list[_Answered] = []
     for arm in spec.arms:
         before, total = len(answered) * len(test), len(spec.arms) * len(test)
@@ -141,16 +141,22 @@ def _latency(engine: Engine, test: Sequence[Example]) -> float:
     return 1000 * statistics.median(times[_WARM_UP:])
 
 
-def _report(spec: EvaluateSpec, test: Sequence[Example], teacher: list[str], answered: Sequence[_Answered]) -> Report:
-    annotated = read_annotated(*spec.annotated)
+def _report(
+    spec: EvaluateSpec, test: Sequence[Example], teacher: list[str] | None, answered: Sequence[_Answered]
+) -> Report:
+    annotated = read_annotated(*spec.annotated) if spec.annotated else []
+    plain_rows = read_examples(*spec.train)[: spec.rows.train] if spec.train else []
+    outputs = [row.example.output for row in annotated] + [row.output for row in plain_rows]
     by_recipe: dict[str, list[_Answered]] = {}
     for one in answered:
         by_recipe.setdefault(one.arm.recipe, []).append(one)
     arms = tuple(_arm_row(runs) for runs in by_recipe.values())
-    teacher_row = _teacher_row(spec.teacher, correctness(spec.task, teacher, test))
+    teacher_row = (
+        _teacher_row(spec.teacher, correctness(spec.task, teacher, test)) if spec.teacher and teacher else None
+    )
     comparisons = _comparisons(by_recipe)
     published = _published(arms)
-    what, accuracy = baseline(spec.task, [row.example.output for row in annotated], test)
+    what, accuracy = baseline(spec.task, outputs, test)
     plain = BaselineRow(description=what, accuracy=accuracy)
     student = next(arm for arm in arms if arm.recipe == published.recipe)
     cut = Cut(
@@ -167,7 +173,7 @@ def _report(spec: EvaluateSpec, test: Sequence[Example], teacher: list[str], ans
         teacher=teacher_row,
         baseline=plain,
         comparisons=comparisons,
-        rationale=rationale_hits(annotated),
+        rationale=rationale_hits(annotated) if spec.teacher else None,
         published=published,
         machine=_machine(spec.device),
         caveats=caveats(spec, arms, teacher_row, comparisons, student=student, baseline=plain, cut=cut),
@@ -262,7 +268,7 @@ def _is(arm: ArmResult, published: Published) -> bool:
 
 
 def _examples(
-    spec: EvaluateSpec, test: Sequence[Example], teacher: Sequence[str], run: _Answered
+    spec: EvaluateSpec, test: Sequence[Example], teacher: Sequence[str] | None, run: _Answered
 ) -> tuple[ExampleRow, ...]:
     """A few answers of the published student with its reasons, right and wrong ones, drawn by hash and not by eye."""
     order = sorted(
@@ -280,7 +286,7 @@ def _examples(
             given=one.label,
             probability=one.probability,
             right=run.right[place],
-            teacher=teacher[place],
+            teacher=teacher[place] if teacher else None,
             words=one.words or (),
         )
         for place, one in zip(right + wrong, shown, strict=True)

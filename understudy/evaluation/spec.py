@@ -58,13 +58,19 @@ class RowCounts(_Frozen):
 
 
 class EvaluateSpec(_Frozen):
-    """`test` is a Parquet file of plain examples, `annotated` the training shards with the teacher's words."""
+    """`test` is a Parquet file of plain examples, `annotated` the training shards with the teacher's words.
+
+    Where no teacher took part there are none: `train` are the plain training rows. `notes` are what the job itself has
+    to say of its results.
+    """
 
     job_id: str
     task: TaskSpec
     test: Path
-    annotated: tuple[Path, ...]
-    teacher: TeacherFacts
+    train: tuple[Path, ...] = ()
+    annotated: tuple[Path, ...] = ()
+    teacher: TeacherFacts | None = None
+    notes: tuple[str, ...] = ()
     arms: tuple[ArmResult, ...] = Field(min_length=1)
     rows: RowCounts
     top_k: int = Field(default=5, ge=1, le=100)

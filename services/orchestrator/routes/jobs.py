@@ -178,7 +178,7 @@ def _check_files(context: Context, job: Job) -> None:
     given = {
         "training_file": job.training_file,
         "validation_file": job.validation_file,
-        "method.distillation.test_file": job.spec.test_file,
+        job.field("test_file"): job.spec.test_file,
     }
     seen: dict[str, str] = {}
     for param, file_id in given.items():

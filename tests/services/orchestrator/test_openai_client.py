@@ -185,9 +185,9 @@ def test_errors_are_the_clients_own_classes(served: Served) -> None:
     jobs = served.client.fine_tuning.jobs
     with pytest.raises(openai.NotFoundError, match="there is no job 'ftjob-none'"):
         jobs.retrieve("ftjob-none")
-    with pytest.raises(openai.BadRequestError) as caught:
+    with pytest.raises(openai.NotFoundError) as missing:
         jobs.create(model="scratch:bert-1x16", training_file="file-none")
-    assert caught.value.param == "method"
+    assert missing.value.param == "training_file"
     with pytest.raises(openai.BadRequestError) as caught:
         served.client.files.create(file=("a.jsonl", b"x"), purpose="batch")
     assert (caught.value.param, caught.value.code) == ("purpose", "unknown_name")
