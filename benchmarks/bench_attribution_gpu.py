@@ -70,7 +70,7 @@ TINY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One size of batch. `gib` is the peak of what torch had allocated, the model included; None where it cannot tell."""
+    """One size of batch. `gib` is the peak of what torch has allocated, with the model; None where it cannot tell."""
 
     batch: int
     examples_per_second: float
