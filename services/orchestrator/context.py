@@ -61,7 +61,7 @@ class Context:
         self.teachers = Teachers(settings, transport)
         self.files = FileStore(self.database)
         self.jobs = JobStore(self.database, clock)
-        self.flow = Flow(self.database, settings.max_attempts, clock)
+        self.flow = Flow(self.database, settings.max_attempts, clock, settings.lease_seconds)
         self.leases = Leases(self.database, settings.lease_seconds, clock)
         self.outbox = Outbox(self.database, settings.window, settings.resend_seconds, clock)
         self.tallies = Tallies(self.database)

@@ -5,6 +5,7 @@ Everything here may run in any process, at any time and in several at once; what
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import structlog
@@ -19,6 +20,7 @@ __all__ = ["Sweeper", "dispatch", "sweep"]
 
 log = structlog.get_logger()
 
+TIDY_AT_ONCE = 500
 QUEUES: tuple[Queue, ...] = ("control", "annotate", "train")
 
 
@@ -31,6 +33,16 @@ def sweep(context: Context) -> None:
     for job_id, phase in context.flow.finishable():
         _finish(context, job_id, phase)
     dispatch(context)
+    _tidy(context)
+
+
+def _tidy(context: Context) -> None:
+    """Remove the folders of items that have ended without a worker that could: it was killed, or the job cancelled."""
+    if not context.settings.work.is_dir():
+        return
+    folders = {path.name: path for path in context.settings.work.iterdir()}
+    for item_id in context.flow.ended(list(folders)[:TIDY_AT_ONCE]):
+        shutil.rmtree(folders[item_id], ignore_errors=True)
 
 
 def _finish(context: Context, job_id: str, phase: Phase) -> None:

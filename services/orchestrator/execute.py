@@ -28,7 +28,6 @@ log = structlog.get_logger()
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FULL_PAUSE = 5.0  # seconds more than after another fault: room is made by people, or by an alarm
-LONGEST_PAUSE = 600.0
 INSIST_SECONDS = 0.2
 
 
@@ -75,7 +74,7 @@ def _run(context: Context, item: Item, stopping: threading.Event) -> str:
 
 def _fail(context: Context, item: Item, error: UnderstudyError, *, retryable: bool | None = None) -> str:
     base = context.settings.retry_after * 2 ** (item.attempts - 1)
-    pause = min(LONGEST_PAUSE, (error.retry_after or 0) + base * random.uniform(0.5, 1.5))
+    pause = (error.retry_after or 0) + base * random.uniform(0.5, 1.5)
     again = error.retryable if retryable is None else retryable
     log.warning("item_failed", code=error.code, message=error.message, attempt=item.attempts)
     try:

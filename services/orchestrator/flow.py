@@ -7,6 +7,7 @@ what the phases do nor how a message is sent.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, exists, insert, select, update
 
 from services.orchestrator.database import Database, jobs, work_items
 from services.orchestrator.jobs import ACTIVE, Event, Item, Job, JobError, NewItem, Phase, Queue, Status, new_id
-from services.orchestrator.leases import end_items, item_of
+from services.orchestrator.leases import LONGEST_PAUSE, end_items, item_of
 from services.orchestrator.store import add_event, insert_job, locked_job, write_job
 from understudy.errors import UnderstudyError
 
@@ -36,8 +37,15 @@ Advance = Callable[[Job, list[Mapping[str, Any]]], tuple[Job, Next | None]]
 
 
 class Flow:
-    def __init__(self, database: Database, max_attempts: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        max_attempts: int,
+        clock: Callable[[], float] = time.time,
+        lease_seconds: float = 30.0,
+    ) -> None:
         self._database = database
+        self._lease = lease_seconds
         self._max_attempts = max_attempts
         self._clock = clock
 
@@ -113,6 +121,7 @@ class Flow:
     def recover(self) -> list[Item]:
         """Take back the items whose worker is not heard of any more; one that had all its attempts fails its job."""
         now = self._clock()
+        self._mend_times(now)
         lost = (work_items.c.state == "running") & (work_items.c.lease_until < now)
         with self._database.read() as sql:
             items = [item_of(row) for row in sql.execute(select(work_items).where(lost))]
@@ -126,14 +135,43 @@ class Flow:
         with self._database.read() as sql:
             return _results(sql, job_id, phase)
 
+    def ended(self, item_ids: Sequence[str]) -> list[str]:
+        """Those of these items that nobody works on any more, nor will."""
+        late = work_items.c.finished_at < self._clock() - self._lease  # by now whoever had it knows
+        over = late & work_items.c.state.in_(("done", "failed"))
+        query = select(work_items.c.id).where(work_items.c.id.in_(item_ids), over)
+        with self._database.read() as sql:
+            return list(sql.scalars(query))
+
     def items(self, job_id: str, phase: Phase) -> list[Item]:
         with self._database.read() as sql:
             return [item_of(row) for row in sql.execute(_of_phase(job_id, phase))]
 
+    def _mend_times(self, now: float) -> None:
+        """Bring back what lies further ahead than we ever write: the clock was set back since.
+
+        A worker that lives extends its lease from the new time on; one that is dead is found after the usual wait.
+        """
+        farthest = {
+            work_items.c.lease_until: (now + 2 * self._lease, now + self._lease),
+            work_items.c.not_before: (now + LONGEST_PAUSE, now),
+            work_items.c.sent_at: (now + self._lease, now),
+        }
+        unfinished = work_items.c.state.in_(("pending", "running"))
+        for column, (most, mended) in farthest.items():
+            wrong = unfinished & (column > most)
+            with self._database.read() as sql:
+                if sql.scalar(select(work_items.c.id).where(wrong).limit(1)) is None:
+                    continue
+            with self._database.write() as sql:
+                sql.execute(update(work_items).where(wrong).values({column.name: mended}))
+
     def _recover(self, sql: Connection, item: Item, now: float) -> None:
         job = locked_job(sql, item.job_id)
         held = (work_items.c.id == item.id) & (work_items.c.token == item.token) & (work_items.c.state == "running")
-        values = {"state": "pending", "lease_until": None, "sent_at": None}
+        # Whatever kills its worker takes its neighbours with it each time: from the second time on they part ways.
+        pause = 0.0 if item.attempts == 1 else random.uniform(0, min(LONGEST_PAUSE, self._lease * item.attempts))
+        values = {"state": "pending", "lease_until": None, "sent_at": None, "not_before": now + pause}
         if sql.execute(update(work_items).where(held).values(**values)).rowcount != 1:
             return  # it was claimed again meanwhile
         where = f"{item.phase} {item.index + 1}, attempt {item.attempts} of {item.max_attempts}"

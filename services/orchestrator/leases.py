@@ -18,7 +18,9 @@ from services.orchestrator.jobs import ACTIVE, Event, Item, JobError
 from services.orchestrator.store import add_event, locked_job, write_job
 from understudy.errors import LeaseLost
 
-__all__ = ["Leases", "end_items", "item_of"]
+__all__ = ["LONGEST_PAUSE", "Leases", "end_items", "item_of"]
+
+LONGEST_PAUSE = 120.0  # seconds until another attempt, whatever a teacher asks for
 
 
 class Leases:
@@ -88,7 +90,7 @@ class Leases:
 
         Raises LeaseLost.
         """
-        now = self._clock()
+        now, pause = self._clock(), min(pause, LONGEST_PAUSE)
         again = retryable and item.attempts < item.max_attempts
         values: dict[str, Any] = {"error": error.model_dump(), "lease_until": None}
         if again:

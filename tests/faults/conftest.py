@@ -27,10 +27,9 @@ def shared_stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 @pytest.fixture
 def stand(shared_stand: Stand) -> Iterator[Stand]:
-    """The stand with both workers alive; what a test leaves unfinished is cancelled."""
+    """The stand with a worker that annotates; what a test leaves unfinished is cancelled."""
     shared_stand.broker.start()
     shared_stand.annotator()
-    shared_stand.trainer()
     yield shared_stand
     shared_stand.teacher.faults.clear()
     shared_stand.teacher.release()
@@ -42,4 +41,4 @@ def stand(shared_stand: Stand) -> Iterator[Stand]:
 @pytest.fixture
 def rows(request: pytest.FixtureRequest) -> str:
     """Rows that no other test has: what one of them left behind must not help the next."""
-    return make_rows(80, f"{zlib.crc32(request.node.name.encode()) % 10**6}")
+    return make_rows(60, f"{zlib.crc32(request.node.name.encode()) % 10**6}")

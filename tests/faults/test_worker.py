@@ -100,6 +100,7 @@ def test_a_message_that_comes_twice_is_worked_on_once(stand: Stand, rows: str) -
     assert (item.attempts, item.token) == (1, 1)
 
 
+@pytest.mark.slow
 def test_cancelling_ends_the_trainings_that_run_side_by_side(stand: Stand, rows: str) -> None:
     worker = stand.trainer()
     job = stand.submit(rows, recipe="rationale_gate", hyperparameters={"max_steps": 1_000_000})
@@ -112,6 +113,7 @@ def test_cancelling_ends_the_trainings_that_run_side_by_side(stand: Stand, rows:
     assert worker.poll() is None
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_end_gives_its_training_back_and_the_next_goes_on_with_it(stand: Stand, rows: str) -> None:
     worker = stand.trainer()
     job = stand.submit(rows, recipe="finetune", hyperparameters={"max_steps": 1_000_000})
@@ -129,9 +131,7 @@ def test_a_worker_told_to_end_gives_its_training_back_and_the_next_goes_on_with_
 
 
 def test_a_worker_killed_in_the_middle_of_a_shard_costs_no_row_and_doubles_none(stand: Stand, rows: str) -> None:
-    stand.teacher.hold(
-        after=4 + 2 + 1
-    )  # the teacher takes 4 examples at once: preflight's 16, a shard of 8, and a half
+    stand.teacher.hold(after=4 + 2 + 1)  # of 4 examples each: preflight's 16, a shard of 8, and a half
     job = stand.submit(rows)
     wait(lambda: stand.teacher.waiting)
     stand.kill(stand.annotator())
@@ -139,8 +139,19 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_no_row_and_doubles_none(
     assert held
     stand.teacher.release()
     stand.annotator()
-    done = stand.check(job, rows)
+    stand.check_annotated(job, rows)
     attempts = {item.index: item.attempts for item in stand.context.flow.items(job.id, "annotate")}
     assert all(attempts[item.index] == 2 for item in held)
     assert any("has not been heard of" in message for message in stand.messages(job))
+
+
+@pytest.mark.slow
+def test_a_job_that_met_a_killed_worker_publishes_its_model(stand: Stand, rows: str) -> None:
+    stand.teacher.hold(after=4)
+    job = stand.submit(rows)
+    wait(lambda: stand.teacher.waiting)
+    stand.kill(stand.annotator())
+    stand.teacher.release()
+    stand.annotator()
+    done = stand.check(job, rows)
     assert stand.context.artifacts.resolve("production") == done.fine_tuned_model

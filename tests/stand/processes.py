@@ -23,10 +23,11 @@ from services.orchestrator.broker import create_celery, sender
 from services.orchestrator.context import Context
 from services.orchestrator.database import work_items
 from services.orchestrator.dispatch import Sweeper
-from services.orchestrator.jobs import ENDED, Job, Status
+from services.orchestrator.jobs import ENDED, Event, Job, Status
 from services.orchestrator.pipeline import first_items
 from services.orchestrator.settings import Settings
 from stand.bench import Bench
+from stand.bench import rows as make_rows
 from stand.teacher import HttpTeacher
 from understudy.artifacts import ArtifactStore
 from understudy.data.parquet import read_annotated, read_examples
@@ -36,6 +37,7 @@ from understudy.testing import FakeTeacher
 __all__ = ["Broker", "Stand", "is_gone", "shards_without_faults", "training_children", "wait"]
 
 ROOT = Path(__file__).parents[2]
+VALIDATION_ROWS, TEST_ROWS = make_rows(12, " to choose by"), make_rows(12, " to test with")
 
 
 def wait(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -47,7 +49,10 @@ def wait(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def training_children(worker: subprocess.Popen[bytes]) -> list[int]:
@@ -142,8 +147,9 @@ class Stand:
 
     def submit(self, rows: str, *, wake: bool = True, **spec: Any) -> Job:
         """A job in the store that the workers share. Two steps of one arm, unless `spec` asks for more."""
-        spec = {"recipe": "finetune", "hyperparameters": {"max_steps": 2}, **spec}
-        job = Bench.job(self, training_file=self.upload(rows), spec=spec)  # type: ignore[arg-type]
+        spec = {"recipe": "finetune", "hyperparameters": {"max_steps": 2}, "test_file": self.upload(TEST_ROWS), **spec}
+        files = {"training_file": self.upload(rows), "validation_file": self.upload(VALIDATION_ROWS)}
+        job = Bench.job(self, **files, spec=spec)  # type: ignore[arg-type]
         self.context.flow.submit(job, first_items(job, self.settings))
         if wake:
             self.sweeper.wake()
@@ -163,6 +169,8 @@ class Stand:
 
     def check(self, job: Job, rows: str, expected: Status = "succeeded") -> Job:
         """The job ends as it must, its annotations are those of a run without faults, and nothing is left over."""
+        if expected == "succeeded":
+            self.trainer()
         done = self.ended(job)
         assert done.status == expected, (done.error, self.messages(job))
         if expected == "succeeded":
@@ -172,6 +180,13 @@ class Stand:
             fresh.folder(done.fine_tuned_model)
         self.check_leftovers(job)
         return done
+
+    def check_annotated(self, job: Job, rows: str) -> None:
+        """The same for a job without its training, which takes longer than all that comes before; it is cancelled."""
+        wait(lambda: (found := self.get(job)).phase == "train" or found.status in ENDED)
+        self.check_annotations(self.get(job), rows)
+        self.context.flow.end(job.id, "cancelled", Event(message="Job cancelled"))
+        self.check(job, rows, "cancelled")
 
     def check_annotations(self, job: Job, rows: str) -> None:
         results = self.context.flow.results(job.id, "annotate")
@@ -188,15 +203,21 @@ class Stand:
         with self.context.database.read() as sql:
             assert sql.scalar(held) == 0, "a lease is left"
         items = [item.id for phase in PHASES for item in self.context.flow.items(job.id, phase)]
-        wait(lambda: not [one for one in items if (self.settings.work / one).exists()], 10)
-        wait(lambda: not self.strays(), 10)
-        wait(lambda: not self.orphans(), 10)
+        for left in (
+            lambda: [one for one in items if (self.settings.work / one).exists()],
+            self.strays,
+            self.orphans,
+        ):
+            deadline = time.monotonic() + 10
+            while found := left():
+                assert time.monotonic() < deadline, f"left over: {found}"
+                time.sleep(0.05)
 
     def strays(self) -> list[Path]:
         """Half-written files in the store, and what our processes put into the folder for temporary files."""
         parts = list(Path(self.settings.artifact_root).rglob("*.part"))
-        # Python's own: the socket of a fork server, in a folder that goes with its process.
-        return parts + [path for path in self.temporary.iterdir() if not path.name.startswith("pymp-")]
+        # Not ours: the socket of a fork server, in a folder that goes with its process, and torch's cache.
+        return parts + [path for path in self.temporary.iterdir() if not path.name.startswith(("pymp-", "torch"))]
 
     def orphans(self) -> list[psutil.Process]:
         """Processes of this stand that no worker of it has started."""
@@ -244,7 +265,8 @@ def shards_without_faults(folder: Path, settings: Settings, rows: str) -> list[s
         teacher_max_examples=settings.teacher_max_examples,
     )
     bench = Bench(calm, FakeTeacher())
-    job = bench.submit(training_file=bench.upload(rows))
+    files = {"training_file": bench.upload(rows), "validation_file": bench.upload(VALIDATION_ROWS)}
+    job = bench.submit(**files, spec={"test_file": bench.upload(TEST_ROWS)})
     done = bench.work(job, until="train")
     assert done.phase == "train", done.error
     shards = [result["shard"] for result in bench.context.flow.results(job.id, "annotate")]

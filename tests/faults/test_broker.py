@@ -1,0 +1,52 @@
+"""Redis that is killed, emptied or away, and two installations that share one."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+from stand.processes import Stand, wait
+
+pytestmark = pytest.mark.e2e
+
+
+def test_redis_that_is_killed_and_comes_back_costs_no_row(stand: Stand, rows: str) -> None:
+    stand.teacher.hold(after=4 + 3)
+    job = stand.submit(rows)
+    wait(lambda: stand.teacher.waiting)
+    stand.broker.stop()
+    stand.teacher.release()
+    stand.broker.start()
+    stand.check_annotated(job, rows)
+
+
+def test_redis_that_is_emptied_costs_no_row(stand: Stand, rows: str) -> None:
+    stand.teacher.hold(after=4 + 3)
+    job = stand.submit(rows)
+    wait(lambda: stand.teacher.waiting)
+    with redis.Redis(unix_socket_path=str(stand.broker.socket)) as client:
+        client.flushall()
+    stand.teacher.release()
+    stand.check_annotated(job, rows)
+
+
+def test_a_job_that_is_submitted_while_redis_is_away_waits_for_it(stand: Stand, rows: str) -> None:
+    stand.broker.stop()
+    started = time.monotonic()
+    job = stand.submit(rows)
+    assert time.monotonic() - started < 1  # nobody waits for a broker
+    time.sleep(0.3)
+    assert stand.get(job).status == "validating_files"
+    stand.broker.start()
+    stand.check_annotated(job, rows)
+
+
+def test_redis_that_dies_again_and_again_delays_a_job_and_loses_nothing(stand: Stand, rows: str) -> None:
+    job = stand.submit(rows)
+    for _ in range(4):
+        stand.broker.stop()
+        time.sleep(0.1)
+        stand.broker.start()
+        time.sleep(0.2)
+    stand.check_annotated(job, rows)
