@@ -114,6 +114,11 @@ class JobStore:
         found = [job for job in map(_job, rows) if _matches(job, metadata or {}, without_metadata)]
         return found[:limit], len(found) > limit
 
+    def unfinished(self) -> list[Job]:
+        """Every job that has not ended, a paused one too."""
+        with self._database.read() as sql:
+            return [_job(row) for row in sql.execute(select(jobs).where(jobs.c.status.not_in(ENDED)))]
+
     def update(self, job_id: str, status: Status, event: Event | None = None, **changes: Any) -> Job:
         """Move a job to another state. Raises Conflict when the table of moves has no such move."""
         with self._database.write() as sql:

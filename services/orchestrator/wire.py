@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,7 @@ __all__ = [
     "Deleted",
     "EventObject",
     "FileObject",
+    "IdPage",
     "JobObject",
     "ModelObject",
     "Page",
@@ -50,9 +51,21 @@ class Page(_Object, Generic[T]):
     has_more: bool = False
 
 
+class IdPage(Page[T]):
+    """A list that also names its first and last object, where OpenAI's does."""
+
+    first_id: str | None = None
+    last_id: str | None = None
+
+    @classmethod
+    def of(cls, data: list[T], has_more: bool) -> Self:
+        ids = [one.id for one in data]  # type: ignore[attr-defined]
+        return cls(data=data, has_more=has_more, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None)
+
+
 class Deleted(_Object):
     id: str
-    object: Literal["file"] = "file"
+    object: Literal["file", "model"]
     deleted: Literal[True] = True
 
 

@@ -17,7 +17,7 @@ from services.orchestrator.idempotency import Replay, fingerprint
 from services.orchestrator.jobs import new_id
 from services.orchestrator.routes.state import ONCE, OnceKey, Scope, TheContext, answered, replayed
 from services.orchestrator.store import FileRow
-from services.orchestrator.wire import Deleted, FileObject, Page, file_object
+from services.orchestrator.wire import Deleted, FileObject, IdPage, file_object
 from understudy.data.read import FORMATS
 from understudy.errors import InvalidRequest, PayloadTooLarge, UnknownName, UnsupportedContent
 
@@ -77,9 +77,9 @@ def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
-) -> Page[FileObject]:
+) -> IdPage[FileObject]:
     rows, more = context.files.page(after, limit, purpose, newest_first=order == "desc")
-    return Page(data=[file_object(row) for row in rows], has_more=more)
+    return IdPage.of([file_object(row) for row in rows], more)
 
 
 @router.get("/{file_id}", summary="A file's facts")
@@ -103,7 +103,7 @@ def delete(context: TheContext, file_id: str) -> Deleted:
     file = context.files.get(file_id)
     if context.files.delete(file_id):
         context.artifacts.delete(file.artifact)
-    return Deleted(id=file_id)
+    return Deleted(id=file_id, object="file")
 
 
 def _clean(filename: str) -> str:

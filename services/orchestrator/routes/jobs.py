@@ -27,6 +27,7 @@ from services.orchestrator.routes.state import (
 from services.orchestrator.wire import (
     CheckpointObject,
     EventObject,
+    IdPage,
     JobObject,
     Page,
     checkpoint_object,
@@ -125,7 +126,7 @@ def events(
 @router.get("/{job_id}/checkpoints", summary="The trained arms, newest first; each can be loaded by its id")
 def checkpoints(
     context: TheContext, job_id: str, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 10
-) -> Page[CheckpointObject]:
+) -> IdPage[CheckpointObject]:
     context.jobs.get(job_id)
     done = [item for item in context.flow.items(job_id, "train") if item.state == "done"]
     objects = [checkpoint_object(item) for item in sorted(done, key=lambda item: -(item.finished_at or 0))]
@@ -134,7 +135,7 @@ def checkpoints(
         if after not in ids:
             raise InvalidRequest(f"there is no checkpoint '{after[:100]}' to continue after", param="after")
         objects = objects[ids.index(after) + 1 :]
-    return Page(data=objects[:limit], has_more=len(objects) > limit)
+    return IdPage.of(objects[:limit], len(objects) > limit)
 
 
 @router.get("/{job_id}/rejected_rows", summary="Every row that was set aside, and why")

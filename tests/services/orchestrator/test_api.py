@@ -242,7 +242,6 @@ D = "method.distillation"
         ("integrations", [{"type": "wandb"}], "integration"),
         ("trainingfile", "x", "no such field"),
         ("method.type", "dpo", "'distillation'"),
-        ("method.type", "dpo", "'distillation'"),
         (f"{D}.teacher.model", "", "at least 1"),
         (f"{D}.teacher.model", "scratch:bert-2x128", "finetune to true"),
         (f"{D}.teacher.model", "scratch:nothing", "scratch:bert-2x128"),
@@ -422,7 +421,8 @@ async def test_what_is_not_there_yet_is_404_and_says_where_the_job_is(api: httpx
     path = f"/v1/fine_tuning/jobs/{job.id}"
     assert "in phase validate" in error(await api.get(f"{path}/report"), 404, None)
     error(await api.get(f"{path}/rejected_rows"), 404, None)
-    assert (await api.get(f"{path}/checkpoints")).json() == {"object": "list", "data": [], "has_more": False}
+    nothing = {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
+    assert (await api.get(f"{path}/checkpoints")).json() == nothing
 
 
 async def test_an_unknown_model_is_404_and_lists_the_aliases(api: httpx.AsyncClient, bench: Any) -> None:
@@ -430,6 +430,34 @@ async def test_an_unknown_model_is_404_and_lists_the_aliases(api: httpx.AsyncCli
     assert "aliases" in error(await api.get("/v1/models/production"), 404, "model")
     artifact = bench.context.files.get(bench.upload("x")).artifact
     error(await api.get(f"/v1/models/{artifact}"), 404, "model")
+
+
+async def test_a_model_that_nothing_needs_is_deleted_and_no_other(
+    api: httpx.AsyncClient, bench: Any, tmp_path: Path
+) -> None:
+    def published(name: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+        return str(bench.context.artifacts.publish("model", tmp_path / name).id)
+
+    free, aliased, student, teacher, arm = map(published, ("free", "aliased", "student", "teacher", "arm"))
+    bench.context.artifacts.set_alias("production", aliased)
+    jobs = [
+        bench.submit(training_file="file-x", model=student),
+        bench.submit(training_file="file-x", spec={"teacher": {"model": teacher}}),
+        bench.submit_items(1, phase="train", queue="train"),
+    ]
+    item = bench.context.leases.claim(bench.item_ids(jobs[2], "train")[0], "a")
+    bench.context.leases.complete(item, {"artifact": arm}, 1)
+    assert (await api.delete(f"/v1/models/{free}")).json() == {"id": free, "object": "model", "deleted": True}
+    error(await api.get(f"/v1/models/{free}"), 404, "model")
+    error(await api.delete(f"/v1/models/{free}"), 404, "model")
+    assert "production" in error(await api.delete(f"/v1/models/{aliased}"), 409, "model")
+    assert "alias" in error(await api.delete("/v1/models/production"), 409, "model")
+    for job, needed in zip(jobs, (student, teacher, arm), strict=True):
+        assert job.id in error(await api.delete(f"/v1/models/{needed}"), 409, "model")
+        await api.post(f"/v1/fine_tuning/jobs/{job.id}/cancel")
+        assert (await api.delete(f"/v1/models/{needed}")).status_code == 200
 
 
 # --- health --------------------------------------------------------------------------------------------------------
