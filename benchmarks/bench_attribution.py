@@ -18,8 +18,9 @@ time that callers wait against the time that the library takes in this process:
     http64_over_library     64 callers at once, one text a request
     http_batch_over_library 4 callers at once, 64 texts a request
 
-A library that is not installed is left out and its figure is null. captum comes with `understudy[teacher]`. inseq pins
-old versions of what it stands on, and runs beside new ones from a folder of its own:
+Before that, captum's and inseq's scores are compared with ours: all must be the same numbers. A library that is not
+installed is left out and its figure is null, as are those over HTTP without fastapi and uvicorn. captum comes with
+`understudy[teacher]`. inseq pins old versions of what it stands on, and runs beside new ones from a folder of its own:
 
     pip install --no-deps --target PEERS inseq==0.7.1 jaxtyping typeguard==2.13.3 treescope wadler-lindig \\
         requests urllib3 charset-normalizer idna
@@ -52,6 +53,7 @@ from peers.service import Callers, Service
 from peers.subject import Subject, make_subject
 
 from understudy.attribution.attribute import attribute
+from understudy.attribution.methods import Saliency
 from understudy.batching import plan_batches
 from understudy.models.base import Adapter
 from understudy.models.load import load_adapter
@@ -62,7 +64,7 @@ BUDGET = 2048  # padded tokens of a batch, the default of the library and of the
 GOLD = AttributionOptions(target="gold", predict=False)
 STEPS = 20
 CALLERS = 64
-NO_CACHE: Mapping[str, str] = {}  # settings of the service
+NO_CACHE = {"UNDERSTUDY_TEACHER_CACHE_BYTES": "0"}  # each round asks the same texts
 
 AT_MOST = {"library_over_floor": 1.10, "http64_over_library": 1.10, "http_batch_over_library": 1.03}
 AT_LEAST = {
@@ -124,6 +126,7 @@ def _alone(adapter: Adapter, subject: Subject, size: Size) -> tuple[Figures, dic
     """One score an example and one row a token of the answer, by us and by others."""
     examples = subject.examples[: size.texts]
     others = OneByOne(subject.folder, examples)
+    _compare(adapter, subject)
     variants: dict[str, Variant] = {
         "library": timed(lambda: attribute(adapter, examples, GOLD, max_padded_tokens=BUDGET)),
         "floor": timed(lambda: _two_forward_passes(adapter, examples)),
@@ -165,6 +168,8 @@ def _integrated(adapter: Adapter, subject: Subject, size: Size) -> tuple[Figures
 
 def _served(adapter: Adapter, subject: Subject, size: Size) -> tuple[Figures, dict[str, float]]:
     """The same texts over HTTP: what callers wait, and beside it the processor time of the service alone."""
+    if not all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn")):
+        return {}, {}
     examples, options = subject.examples, GOLD.model_dump(include={"target", "predict"})
     with Service.running(subject.folder, NO_CACHE) as service, Callers(service, examples, options) as callers:
         variants = {
@@ -187,6 +192,22 @@ def _two_forward_passes(adapter: Adapter, examples: Sequence[AttributionExample]
             batch = adapter.encode([texts[i] for i in positions], [targets[i] for i in positions])
             for _ in range(2):
                 adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
+
+
+def _compare(adapter: Adapter, subject: Subject) -> None:
+    """Refuse to time what does not compute the same: two texts' scores by everybody."""
+    examples = subject.examples[:2]
+    others = OneByOne(subject.folder, examples)
+    batches = [adapter.encode([example.input], [str(example.output)]) for example in examples]
+    saliency = Saliency()
+    maps = [others.backward()] + ([others.captum()] if importlib.util.find_spec("captum") else [])
+    for found in maps:
+        for batch, theirs in zip(batches, found, strict=True):
+            torch.testing.assert_close(saliency(adapter, batch)[0], theirs, rtol=1e-3, atol=1e-5)
+    if is_installed():
+        for batch, theirs in zip(batches, Inseq(subject.folder, "saliency", examples).explain(2), strict=True):
+            rows = saliency.rows(adapter, batch)[:-1, 0]  # without the token that ends it: (S, T)
+            torch.testing.assert_close(rows, theirs.T[:-1], rtol=1e-3, atol=1e-5)
 
 
 def _best_batch(inseq: Inseq, count: int) -> int:
