@@ -145,3 +145,30 @@ def test_only_the_logits_that_are_needed_are_computed(adapter: Adapter) -> None:
     adapter.score(adapter.embed(batch.ids), batch.mask, batch.labels)
     hook.remove()
     assert seen == [int(batch.labels.ne(-100).sum()) + 1]
+
+
+@pytest.mark.parametrize(("template", "window"), [("{input}", 4), ("{input}", 12), ("Q: {input}\nA:", 16)])
+def test_what_was_written_fits_behind_the_text_it_answers(adapter: Adapter, template: str, window: int) -> None:
+    """Half a letter is one token when it is written and three when it is read again."""
+    narrow = adapter.with_template(template)
+    narrow.max_tokens = window
+    texts = [*SENTENCES, "", "a"]
+    answers = [answer for answer, _ in narrow.generate(texts)]
+    assert any(answers)
+    batch = narrow.encode(texts, answers)
+    assert batch.ids.shape[1] + batch.labels.shape[1] <= window + max(map(len, batch.offsets))
+    for i in range(len(texts)):
+        assert int(batch.mask[i].sum() + narrow.own(batch.labels)[i].sum()) <= window
+    likelihoods = narrow.log_likelihoods(texts, [[answer] for answer in answers])  # which has the end besides
+    assert all(value < 0 for row in likelihoods for value in row)
+
+
+def test_an_answer_that_reads_as_more_tokens_than_were_written_is_cut(adapter: Adapter) -> None:
+    assert isinstance(adapter, CausalAdapter)
+    narrow = adapter.with_template("{input}")
+    narrow.max_tokens = 12
+    prompt = narrow.tokenize(["dull"])[0]
+    broken = "\N{REPLACEMENT CHARACTER}" * 8
+    assert len(target_ids(adapter.tokenizer, "{input}", broken)) > 12
+    assert 0 < len(narrow._fitting(broken, prompt)) < 8
+    assert narrow._fitting("the plot", prompt) == "the plot"

@@ -100,3 +100,15 @@ def test_the_real_t5_tokenizer_gives_the_spans_of_words() -> None:
     missing = {letter for i, letter in enumerate(text) if i not in covered}
     assert missing <= {" ", "\u200d"}  # its normaliser takes the joiners of an emoji for spaces
     assert row.offsets[-1] is None
+
+
+@pytest.mark.parametrize("window", [3, 5, 16])
+def test_what_was_written_fits_the_window_it_is_explained_in(adapter: Adapter, window: int) -> None:
+    """64 tokens are written, of letters that are more tokens when they are read again, into the smallest windows."""
+    narrow = adapter.with_task(adapter.task)
+    narrow.max_tokens = window
+    answers = [answer for answer, _ in narrow.generate(SENTENCES)]
+    assert any(answers)
+    assert narrow.encode(SENTENCES, answers).labels.shape[1] <= window
+    free = [answer for answer, _ in adapter.generate(SENTENCES)]
+    assert any(len(adapter.tokenizer(answer)["input_ids"]) > window for answer in free)

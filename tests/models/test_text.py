@@ -4,7 +4,7 @@ import pytest
 
 from understudy.errors import ModelError
 from understudy.models.scratch import corpus, train_tokenizer
-from understudy.models.text import Encoded, Template, bounded_target, clean, pad, tokenize
+from understudy.models.text import Encoded, Template, bounded_target, clean, fitting, pad, tokenize
 from understudy.testing import SENTENCES, TARGETS
 
 FAMILIES = ("bert", "gpt2", "t5")
@@ -112,3 +112,20 @@ def test_a_row_is_cut_from_the_end_of_the_users_text() -> None:
 def test_what_has_no_text_cannot_be_cut() -> None:
     with pytest.raises(ModelError, match="shorten the template"):
         Encoded(ids=[1, 2], offsets=[None, None]).cut(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "expected"),
+    [("one two three", 3, "one two three"), ("one two three", 2, "one two"), ("one two three", 0, ""), ("", 0, "")],
+)
+def test_an_answer_is_cut_until_it_fits(text: str, most: int, expected: str) -> None:
+    found = fitting(text, lambda text: len(text.split()), most)
+    assert expected.startswith(found)
+    assert len(found.split()) <= most
+    assert found or not expected
+
+
+def test_an_answer_is_cut_where_a_shorter_one_takes_more_tokens() -> None:
+    """A tokenizer may need more tokens for less: what does not fit is cut on, and an empty answer ends it."""
+    assert fitting("abcdef", lambda text: 9 if text else 1, 3) == ""
+    assert fitting("abcdef", lambda _: 9, 3) == ""
