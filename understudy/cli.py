@@ -60,6 +60,9 @@ Precision = Literal["float32", "bfloat16", "float16", "float64"]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards, until Ctrl-C.")]
 
 
+OPTIONS_OF_FIELDS: Mapping[str, str] = MappingProxyType({"input": "TEXT", "settings": "--method"})
+"""The fields of an attribution's request that have other names as options."""
+
 ASKED, ANSWER, SHOWN, RUN = "Who explains, and how", "Which answer is explained", "What is shown", "How it runs"
 """The panels of `understudy attribute --help`."""
 
@@ -182,7 +185,7 @@ def _named_as_options() -> Iterator[None]:
         yield
     except UnderstudyError as error:
         field = (error.param or "").partition(".")[0]
-        error.param = "--method" if field == "settings" else f"--{field.replace('_', '-')}" if field else None
+        error.param = OPTIONS_OF_FIELDS.get(field) or (f"--{field.replace('_', '-')}" if field else None)
         raise
 
 

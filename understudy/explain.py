@@ -146,7 +146,12 @@ def options(given: Mapping[str, Any]) -> AttributionOptions:
 
 
 def parse_method(text: str) -> tuple[str, Settings]:
-    """A method and its settings from `name` or `name:setting=value,setting=value`. Raises InvalidRequest."""
+    """A method and its settings from `name` or `name:setting=value,setting=value`.
+
+    Raises UnknownName, and InvalidRequest for settings that the method does not have.
+    """
+    from understudy.attribution.methods import make_method
+
     name, _, listed = text.partition(":")
     settings: Settings = {}
     for part in filter(None, listed.split(",")):
@@ -154,6 +159,7 @@ def parse_method(text: str) -> tuple[str, Settings]:
         if not (key and equals and value):
             raise InvalidRequest(f"'{text}' is not of the form name:setting=value,setting=value", param="method")
         settings[key.strip()] = _number(value.strip())
+    make_method(name, settings)
     return name, settings
 
 
@@ -239,10 +245,14 @@ class Service:
 def load(ref: str, *, store: Path, device: str, dtype: str, batch: int) -> InProcess:
     """The model behind a reference, which may be an artifact id or an alias where `store` is a folder of artifacts.
 
-    Raises ModelNotFound or ModelError.
+    Raises ModelNotFound, ModelError, and InvalidRequest for a device that is not there.
     """
+    import torch
+
     from understudy.models.load import load_adapter
 
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidRequest(f"there is no {device} on this machine", param="device")
     artifacts = ArtifactStore(store) if store.is_dir() else None
     return InProcess(load_adapter(ref, store=artifacts, device=device, dtype=dtype), ref, batch)
 
@@ -283,14 +293,13 @@ def _lines_named(source: Source, start: int = 0) -> Iterator[None]:
 
     def line(found: re.Match[str]) -> str:
         position = start + int(found[1] or 0) + int(found[2])
-        return f"line {source.questions[position].line}: " if source.file else ""
+        return f"line {source.questions[position].line}: " if source.file else "the text: "
 
     try:
         yield
     except UnderstudyError as error:
-        if _POSITION.match(error.param or ""):
-            error.message, error.param = _POSITION.sub(line, error.message), None
-        raise
+        param = None if _POSITION.match(error.param or "") else error.param
+        raise type(error)(_POSITION.sub(line, error.message), param=param, retry_after=error.retry_after) from error
 
 
 @dataclass
