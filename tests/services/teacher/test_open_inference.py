@@ -19,17 +19,18 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from services.teacher.app import create_app
 from services.teacher.desk import Desk
-from services.teacher.routes.open_inference import HEALTH
+from services.teacher.routes.open_inference import HEALTH, StringErrors
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.errors import Overloaded
-from understudy.schemas import Attribution
+from understudy.schemas import Attribution, PredictionRequest, PredictionResponse
 from understudy.testing import LABELS, SENTENCES, tiny_classifier
 
 Serve = Callable[..., Any]
@@ -101,6 +102,8 @@ def test_a_model_says_what_it_reads_and_gives(client: InferenceServerClient, nat
         ("attributions", "BYTES"),
     ]
     assert client.get_model_metadata("classifier", fingerprint) == facts
+    with pytest.raises(InferenceServerException, match=f"its one version is '{fingerprint}'"):
+        client.get_model_metadata("classifier", "2")
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
@@ -146,11 +149,18 @@ def test_only_the_outputs_that_are_named_come_back(client: InferenceServerClient
 
 
 def test_answers_alone_cost_no_explanation(client: InferenceServerClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Desk, "attribute", None)
+    predict, asked = Desk.predict, []
+
+    async def noted(desk: Desk, request: PredictionRequest) -> PredictionResponse:
+        asked.append(request.explain)
+        return await predict(desk, request)
+
+    monkeypatch.setattr(Desk, "predict", noted)
     for options in ({"outputs": [InferRequestedOutput("label")]}, {"parameters": {"explain": False}}):
         result = client.infer("classifier", [texts(["a film"])], **options)
         assert strings(result, "label")[0] in LABELS
         assert result.as_numpy("words") is None
+    assert asked == [False, False]
 
 
 def test_a_target_is_explained_and_compared(client: InferenceServerClient) -> None:
@@ -402,13 +412,38 @@ async def test_limits_and_a_full_queue_keep_their_status_and_retry_after(
 async def test_a_model_that_is_not_in_memory_is_not_ready_and_stays_out(serve: Serve) -> None:
     async with serve(model=None) as http:
         assert (await http.get("/v2/health/ready")).json() == {"ready": True}
-        answer = await http.get("/v2/models/writer/ready")
-        assert (answer.status_code, list(answer.json())) == (503, ["error"])
+        for path in ("/v2/models/writer/ready", "/v2/models/writer/versions/1/ready"):
+            answer = await http.get(path)
+            assert (answer.status_code, list(answer.json())) == (503, ["error"])
         assert (await http.post("/v2/repository/index")).json() == []
         assert (await http.post("/v2/repository/models/writer/load")).json() == {"name": "writer", "load": True}
         assert (await http.get("/v2/models/writer/ready")).json() == {"name": "writer", "ready": True}
         assert len((await http.post("/v2/repository/index", json={"ready": True})).json()) == 1
         assert (await http.post("/v2/repository/models/writer/unload")).json() == {"name": "writer", "unload": True}
+
+
+@pytest.mark.anyio
+async def test_a_service_that_cannot_load_its_model_is_live_and_not_ready(serve: Serve, tmp_path: Path) -> None:
+    async with serve(model=str(tmp_path / "none")) as http:
+        assert (await http.get("/v2/health/live")).json() == {"live": True}
+        answer = await http.get("/v2/health/ready")
+    assert answer.status_code == 503
+    assert str(tmp_path / "none") in answer.json()["error"]
+
+
+@pytest.mark.anyio
+async def test_an_error_that_is_sent_in_parts_is_one_string() -> None:
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"48")]})
+        await send({"type": "http.response.body", "body": b'{"error": {"mess', "more_body": True})
+        await send({"type": "http.response.body", "body": b'age": "no: inputs[2].choices"}}'})
+
+    transport = httpx.ASGITransport(app=StringErrors(app))
+    async with httpx.AsyncClient(transport=transport, base_url="http://teacher") as http:
+        answer = await http.get("/v2/models")
+        assert (answer.status_code, answer.json()) == (400, {"error": "no: choices[2]"})
+        assert int(answer.headers["content-length"]) == len(answer.content)
+        assert (await http.get("/v1/models")).json() == {"error": {"message": "no: inputs[2].choices"}}
 
 
 @pytest.mark.anyio
