@@ -180,7 +180,9 @@ def from_body(status: int, body: Mapping[str, Any], retry_after: float | None = 
         error = {"message": f"HTTP {status}: {str(dict(body))[:300]}"}
     by_code = {cls.code: cls for cls in _tree(UnderstudyError)}
     fallback: type[UnderstudyError] = InvalidRequest if 400 <= status < 500 else InternalError
-    if status in (502, 503, 504):
+    if status == 429:
+        fallback = Overloaded
+    elif status in (408, 502, 503, 504):
         fallback = Unavailable
     cls = by_code.get(str(error.get("code")), fallback)
     return cls(str(error.get("message") or f"HTTP {status}"), param=error.get("param"), retry_after=retry_after)

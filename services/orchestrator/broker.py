@@ -10,7 +10,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from services.orchestrator.context import Send
+from services.orchestrator.database import Database
 from services.orchestrator.jobs import Queue
+from services.orchestrator.migrate import prepare
 from services.orchestrator.settings import Settings
 from understudy.errors import Unavailable
 
@@ -20,6 +22,11 @@ TASK = "understudy.run_item"
 
 
 def create_celery(settings: Settings) -> Celery:
+    """The app of one installation, which is known by its database: several may share one broker."""
+    database = Database(settings.database)
+    prepare(database)
+    prefix = f"understudy-{database.installation()}:"
+    database.close()
     app = Celery("understudy", broker=settings.broker_url, set_as_current=False)
     app.conf.update(
         # A message is JSON and nobody waits for an answer: results are in SQL.
@@ -52,6 +59,8 @@ def create_celery(settings: Settings) -> Celery:
         broker_connection_timeout=4,
         broker_pool_limit=4,
         broker_transport_options={
+            # Of every key: installations that share a Redis must not take each other's messages, nor restore them.
+            "global_keyprefix": prefix,
             "visibility_timeout": settings.visibility_timeout,
             # With the defaults a killed worker's message was still away after a minute.
             "unacked_restore_interval": 5,

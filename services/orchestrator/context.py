@@ -14,6 +14,7 @@ from services.orchestrator.flow import Flow
 from services.orchestrator.idempotency import Idempotency
 from services.orchestrator.jobs import Event, Item, Queue
 from services.orchestrator.leases import Leases
+from services.orchestrator.migrate import prepare
 from services.orchestrator.outbox import Outbox
 from services.orchestrator.settings import Settings
 from services.orchestrator.store import FileRow, FileStore, JobStore
@@ -56,7 +57,7 @@ class Context:
         self.send = send
         self.clock = clock
         self.database = Database(settings.database)
-        self.database.create()
+        prepare(self.database)
         self.artifacts = ArtifactStore(settings.artifact_root)
         self.teachers = Teachers(settings, transport)
         self.files = FileStore(self.database)

@@ -6,8 +6,9 @@ and writes later cannot wait for the lock and would fail with "database is locke
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,25 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    insert,
     make_url,
     select,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from understudy.errors import Unavailable
 
-__all__ = ["Database", "events", "files", "idempotency_keys", "jobs", "work_items"]
+__all__ = ["Database", "events", "files", "idempotency_keys", "installation", "jobs", "metadata", "work_items"]
 
 BUSY_SECONDS = 30  # how long a writer on SQLite waits for another
 
-_metadata = MetaData()
+metadata = MetaData()
 # SQLite numbers rows only in an INTEGER primary key; PostgreSQL gets the wide one.
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
 
 files = Table(
     "files",
-    _metadata,
+    metadata,
     Column("seq", _Sequence, primary_key=True),  # insertion order: `created_at` has whole seconds only
     Column("id", String(64), nullable=False, unique=True),
     Column("created_at", Integer, nullable=False),
@@ -55,7 +57,7 @@ files = Table(
 
 jobs = Table(
     "jobs",
-    _metadata,
+    metadata,
     Column("seq", _Sequence, primary_key=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("status", String(32), nullable=False, index=True),
@@ -69,7 +71,7 @@ jobs = Table(
 
 work_items = Table(
     "work_items",
-    _metadata,
+    metadata,
     Column("seq", _Sequence, primary_key=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False),
@@ -99,7 +101,7 @@ work_items = Table(
 
 events = Table(
     "events",
-    _metadata,
+    metadata,
     Column("seq", _Sequence, primary_key=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("job_id", String(64), ForeignKey("jobs.id"), nullable=False, index=True),
@@ -112,7 +114,7 @@ events = Table(
 
 idempotency_keys = Table(
     "idempotency_keys",
-    _metadata,
+    metadata,
     Column("scope", String(128), primary_key=True),
     Column("key", String(255), primary_key=True),
     Column("token", String(64), nullable=False),
@@ -120,6 +122,13 @@ idempotency_keys = Table(
     Column("taken_at", Double, nullable=False, index=True),
     Column("status", Integer),  # NULL: the work is not done yet
     Column("body", String),
+)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("one", Integer, primary_key=True, autoincrement=False),  # always 1: there is one row
+    Column("name", String(32), nullable=False),
 )
 
 
@@ -135,12 +144,20 @@ class Database:
             event.listen(self._engine, "begin", _begin_sqlite)
         self._writer = self._engine.execution_options(writes=True)
 
-    def create(self) -> None:
-        """Create the tables that are missing; several processes may do so at once."""
-        with self.write() as sql:
-            if sql.dialect.name == "postgresql":
-                sql.exec_driver_sql("SELECT pg_advisory_xact_lock(7291834)")  # any number: ours alone in this database
-            _metadata.create_all(sql)
+    @property
+    def dialect(self) -> str:
+        return str(self._engine.dialect.name)
+
+    def installation(self) -> str:
+        """A name that this database has for good: all who share it are one installation, and nobody else is."""
+        name = select(installation.c.name)
+        with self.read() as sql:
+            if (found := sql.scalar(name)) is not None:
+                return str(found)
+        with suppress(IntegrityError), self.write() as sql:  # another process may be naming it, too
+            sql.execute(insert(installation).values(one=1, name=secrets.token_hex(8)))
+        with self.read() as sql:
+            return str(sql.scalar(name))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -50,3 +50,22 @@ def test_redis_that_dies_again_and_again_delays_a_job_and_loses_nothing(stand: S
         stand.broker.start()
         time.sleep(0.2)
     stand.check_annotated(job, rows)
+
+
+def test_two_installations_that_share_a_redis_never_take_each_others_messages(
+    tmp_path_factory: pytest.TempPathFactory, stand: Stand, rows: str
+) -> None:
+    other = Stand(tmp_path_factory.mktemp("other"), stand.broker)
+    try:
+        other.annotator()
+        pairs = [(stand, stand.submit(rows)), (other, other.submit(rows))]
+        for one, job in pairs:
+            one.check_annotated(job, rows)
+            for phase in ("validate", "preflight", "annotate"):
+                items = one.context.flow.items(job.id, phase)
+                assert {item.attempts for item in items} == {1}
+        with redis.Redis(unix_socket_path=str(stand.broker.socket)) as client:
+            prefixes = {key.split(b":")[0] for key in client.scan_iter()}
+        assert prefixes == {f"understudy-{one.context.database.installation()}".encode() for one, _ in pairs}
+    finally:
+        other.close()

@@ -1,4 +1,4 @@
-"""A teacher over real HTTP that fails in each way that a service can: the annotations are those of one that does not."""
+"""A teacher over real HTTP that fails in each way that a service can: the annotations are as without it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_teacher_that_restarts_in_the_middle_of_a_batch_is_asked_again(stand: 
     stand.check_annotated(job, rows)
 
 
-def test_a_teacher_that_always_fails_ends_the_job_with_what_it_says(tmp_path: Path, stand: Stand, rows: str) -> None:
+def test_a_teacher_that_always_fails_ends_the_job_with_what_it_says(stand: Stand, rows: str) -> None:
     stand.teacher.hold(after=0)
     stand.teacher.faults.extend([status(400, body=b'{"error": {"message": "no such method", "param": "method"}}')] * 50)
     job = stand.submit(rows)

@@ -59,7 +59,7 @@ def test_a_worker_takes_no_message_that_it_has_no_thread_for(stand: Stand, rows:
     wait(lambda: stand.teacher.waiting == 2)
     time.sleep(0.3)
     queue = redis.Redis(unix_socket_path=str(stand.broker.socket))
-    assert queue.llen("annotate") == len(stand.context.flow.items(job.id, "annotate")) - 2
+    assert queue.llen(stand.queue("annotate")) == len(stand.context.flow.items(job.id, "annotate")) - 2
     queue.close()
 
 
@@ -78,8 +78,8 @@ def test_a_pickled_message_is_refused_and_the_worker_lives(stand: Stand, rows: s
     }
     worker = stand.annotator()
     queue = redis.Redis(unix_socket_path=str(stand.broker.socket))
-    queue.lpush("control", json.dumps(message))
-    wait(lambda: not queue.llen("control"))
+    queue.lpush(stand.queue("control"), json.dumps(message))
+    wait(lambda: not queue.llen(stand.queue("control")))
     job = stand.submit(rows)
     wait(lambda: stand.get(job).phase == "train")
     assert worker.poll() is None

@@ -142,6 +142,10 @@ class Stand:
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
 
+    def queue(self, name: str) -> str:
+        """The key under which Redis has the messages of a queue."""
+        return f"understudy-{self.context.database.installation()}:{name}"
+
     def upload(self, rows: str) -> str:
         return Bench.upload(self, rows)  # type: ignore[arg-type]
 

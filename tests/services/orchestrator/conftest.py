@@ -11,30 +11,54 @@ import pytest
 from sqlalchemy import create_engine, text
 from stand.bench import Bench, Clock
 from stand.bench import rows as make_rows
+from stand.postgres import find_binaries, private_server
 
 from services.orchestrator.child import warm
+from services.orchestrator.database import Database
+from services.orchestrator.migrate import migrate
 from services.orchestrator.settings import Settings
 from understudy.testing import FakeTeacher
 
 POSTGRES = os.environ.get("UNDERSTUDY_TEST_POSTGRES")
-"""A server to try PostgreSQL on as well, as a URL without a database: `postgresql+psycopg://user@127.0.0.1:5432`."""
+"""A server to use instead of a private one, as a URL without a database: `postgresql+psycopg://user@127.0.0.1:5432`."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRES else ["sqlite"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A fresh database of each kind that there is here."""
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server as a URL with `{}` for the name of a database; skips where there is none."""
+    if POSTGRES:
+        yield f"{POSTGRES}/{{}}"
+    elif find_binaries() is None:
+        pytest.skip("no PostgreSQL on this machine: apt-get install postgresql, or set UNDERSTUDY_TEST_POSTGRES")
+    else:
+        with private_server() as url:
+            yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh database of each kind, with nothing in it."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'jobs.db'}"
         return
-    server = POSTGRES
+    server = request.getfixturevalue("postgres")
     name = f"understudy_{uuid.uuid4().hex[:12]}"
-    admin = create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+    admin = create_engine(server.format("postgres"), isolation_level="AUTOCOMMIT")
     with admin.connect() as sql:
         sql.execute(text(f"CREATE DATABASE {name}"))
-    yield f"{server}/{name}"
+    yield server.format(name)
     with admin.connect() as sql:
         sql.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+@pytest.fixture
+def database_url(bare_database_url: str) -> str:
+    """A fresh database of each kind, at this version's revision."""
+    database = Database(bare_database_url)
+    migrate(database)
+    database.close()
+    return bare_database_url
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""The database's revisions, oldest first in `versions`; `services.orchestrator.migrate` applies them."""
