@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -74,6 +75,14 @@ def _ready(port: int) -> bool:
         return False
 
 
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def _in_threads(count: int, work: Callable[[int], None]) -> list[threading.Thread]:
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -123,11 +132,14 @@ def test_what_was_accepted_is_finished_when_there_is_no_time_to_drain(free_port:
     answers: list[int] = []
 
     def caller(i: int) -> None:
-        answers.append(httpx.post(f"http://127.0.0.1:{free_port}/work/1.0", json={"n": i}, timeout=30).status_code)
+        with connections[i] as client:
+            answers.append(client.post(f"http://127.0.0.1:{free_port}/work/1.5", json={"n": i}).status_code)
 
     with _running(free_port, drain_seconds=0.0) as process:
+        connections = [httpx.Client(timeout=30) for _ in range(8)]
         threads = _in_threads(8, caller)
-        time.sleep(0.5)
+        while "understudy_http_requests_open 9.0" not in httpx.get(f"http://127.0.0.1:{free_port}/metrics").text:
+            time.sleep(0.02)
         process.send_signal(number)
         for thread in threads:
             thread.join(30)
@@ -135,6 +147,18 @@ def test_what_was_accepted_is_finished_when_there_is_no_time_to_drain(free_port:
         assert process.stdout is not None
         assert "ended well" in process.stdout.read()
     assert answers == [200] * 8
+
+
+def test_a_connection_that_was_there_may_still_send_when_the_socket_has_closed(free_port: int) -> None:
+    with _running(free_port, drain_seconds=0.0) as process, httpx.Client(timeout=10) as client:
+        url = f"http://127.0.0.1:{free_port}"
+        client.get(f"{url}/livez")
+        process.send_signal(signal.SIGTERM)
+        while _accepts(free_port):
+            time.sleep(0.005)
+        answer = client.post(f"{url}/work/0.1", json={"n": 1})
+        assert (answer.json(), answer.headers["connection"]) == ({"n": 1}, "close")
+        assert process.wait(10) == 0
 
 
 def test_a_second_signal_does_not_wait_for_the_drain(free_port: int) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 from asgi_lifespan import LifespanManager
-from fastapi import FastAPI, Request
+from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -66,6 +66,15 @@ def _app(**options: Any) -> FastAPI:
             seen.append("cancelled")
             raise
         return "done"
+
+    @app.post("/after")
+    async def after(tasks: BackgroundTasks) -> str:
+        async def rest() -> None:
+            await asyncio.sleep(0.05)
+            seen.append("rest")
+
+        tasks.add_task(rest)
+        return "answered"
 
     @app.post("/half")
     async def half() -> StreamingResponse:
@@ -240,6 +249,16 @@ async def test_work_for_a_client_that_left_is_cancelled(raw: bytes, path: bytes)
             assert (await client.get("/livez")).status_code == 200
             text = (await client.get("/metrics")).text
     assert [key[2] for key in _counts(text) if key[1] == path.decode()] == ["499"]
+
+
+async def test_what_a_service_does_after_its_answer_is_not_cancelled() -> None:
+    app = _app(cancel=True)
+    async with _listening(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(_RAW % b"/after")
+        await reader.readuntil(b"answered")
+        writer.close()
+        await _until(lambda: app.state.seen == ["rest"])
 
 
 async def test_without_the_option_the_work_goes_on() -> None:

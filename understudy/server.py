@@ -25,7 +25,7 @@ __all__ = ["refuse_open_door", "serve"]
 
 log = structlog.get_logger()
 
-_LAST_CALL = 0.2  # seconds in which what has connected already may still send its request
+_LAST_CALL = 0.3  # seconds in which what has connected already may still send its request
 
 
 def serve(service: str, app: FastAPI, host: str, port: int, *, drain_seconds: float = 0.0) -> None:
