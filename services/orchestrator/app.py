@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from services.orchestrator.broker import create_celery, sender
 from services.orchestrator.context import Context, Send
 from services.orchestrator.dispatch import Sweeper
+from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
 from services.orchestrator.routes import files, jobs, models
 from services.orchestrator.routes.state import State
@@ -33,8 +34,12 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         context = await run_in_threadpool(Context, chosen, send or sender(create_celery(chosen)))
         sweeper = Sweeper(context)
         sweeper.start()
-        followers = Followers(context, stopping=lambda: bool(app.state.draining))
-        yield {"context": context, "sweeper": sweeper, "followers": followers}
+        yield {
+            "context": context,
+            "sweeper": sweeper,
+            "followers": Followers(context, stopping=lambda: bool(app.state.draining)),
+            "dry_run": DryRun(context, stopping=lambda: bool(app.state.draining)),
+        }
         await run_in_threadpool(sweeper.stop)
         context.close()
 

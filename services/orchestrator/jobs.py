@@ -21,6 +21,7 @@ __all__ = [
     "MOVES",
     "PHASES",
     "Arm",
+    "Estimate",
     "Event",
     "Facts",
     "Item",
@@ -98,6 +99,19 @@ class Rows(Record):
     rejected: int
 
 
+class Estimate(Record):
+    """What a job was expected to cost. Seconds are of one worker; None is not known, and `unknown` says why."""
+
+    runs: int
+    steps_per_run: int
+    teacher_examples: int
+    teacher_calls: int
+    seconds_by_phase: Mapping[str, float | None]
+    seconds: float | None
+    disk_bytes: int | None
+    unknown: tuple[str, ...] = ()
+
+
 class Facts(Record):
     """What the phases found out, each field written once by the phase that it is named beside."""
 
@@ -107,6 +121,7 @@ class Facts(Record):
     rejected_rows: tuple[RejectedRow, ...] = ()
     architecture: str | None = None
     arms: tuple[Arm, ...] = ()
+    estimate: Estimate | None = None
     teacher: str | None = None  # preflight, or teacher where it is fine-tuned first
     fingerprint: str | None = None  # annotate
     report: str | None = None  # evaluate
@@ -160,6 +175,16 @@ class Job(Record):
         """The spec of a job that has a teacher; the phases that ask for it are left out of other jobs."""
         assert isinstance(self.spec, DistillationSpec)
         return self.spec
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that this job goes through, in order, `done` not among them."""
+        without: set[Phase] = {"done"}
+        if not self.distils:
+            without |= {"preflight", "teacher", "annotate"}
+        elif not self.distillation.teacher.finetune:
+            without.add("teacher")
+        return tuple(phase for phase in PHASES if phase not in without)
 
     def field(self, name: str) -> str:
         """The path of one of the method's own fields, as its user wrote it."""

@@ -15,11 +15,11 @@ from pydantic import BaseModel
 
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.flow import Next
-from services.orchestrator.jobs import PHASES, Item, Job, NewItem, Phase, Queue
+from services.orchestrator.jobs import Item, Job, NewItem, Phase, Queue
 from services.orchestrator.phases import annotate, evaluate, preflight, publish, train, validate
 from services.orchestrator.settings import Settings
 
-__all__ = ["STAGES", "Stage", "finish", "first_items", "phases_of"]
+__all__ = ["STAGES", "Stage", "finish", "first_items"]
 
 log = structlog.get_logger()
 
@@ -35,7 +35,6 @@ class Stage:
     run: Callable[[Context, Job, Item, Grip], BaseModel]
     absorb: Callable[[Job, Results], Job] = lambda job, _: job
     plan: Callable[[Job, Settings], list[NewItem]] = lambda _, __: [NewItem()]
-    needed: Callable[[Job], bool] = lambda _: True
 
 
 STAGES: Mapping[Phase, Stage] = MappingProxyType(
@@ -52,14 +51,12 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             preflight.run,
             absorb=lambda job, results: preflight.absorb(job, preflight.Checked.model_validate(results[0])),
             plan=lambda _, __: [NewItem(total=1)],
-            needed=lambda job: job.distils,
         ),
         "teacher": Stage(
             "train",
             "steps",
             train.run_teacher,
             absorb=lambda job, results: train.absorb_teacher(job, train.Taught.model_validate(results[0])),
-            needed=lambda job: job.distils and job.distillation.teacher.finetune,
         ),
         "annotate": Stage(
             "annotate",
@@ -67,7 +64,6 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             annotate.run,
             absorb=lambda job, results: annotate.absorb(job, [annotate.Annotated.model_validate(r) for r in results]),
             plan=lambda job, settings: annotate.plan(job, settings.shard_size),
-            needed=lambda job: job.distils,
         ),
         "train": Stage("train", "steps", train.run, plan=lambda job, _: train.plan(job)),
         "evaluate": Stage(
@@ -87,11 +83,6 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
 )
 
 
-def phases_of(job: Job) -> list[Phase]:
-    """The phases that this job goes through, in order, `done` not among them."""
-    return [phase for phase in PHASES if phase in STAGES and STAGES[phase].needed(job)]
-
-
 def first_items(job: Job, settings: Settings) -> Next:
     """The items with which a new job begins."""
     return _items(job, settings)
@@ -100,7 +91,7 @@ def first_items(job: Job, settings: Settings) -> Next:
 def finish(context: Context, job_id: str, phase: Phase) -> None:
     """Move a job on whose phase has nothing left to do; nothing happens where another process was first."""
     before = context.jobs.get(job_id)
-    order: list[Phase] = [*phases_of(before), "done"]
+    order: list[Phase] = [*before.phases, "done"]
     following = order[order.index(phase) + 1]
 
     def advance(job: Job, results: Results) -> tuple[Job, Next | None]:

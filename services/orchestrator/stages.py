@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from understudy.artifacts import ArtifactStore
+from understudy.errors import UnderstudyError
 
-__all__ = ["evaluate", "inspect", "train"]
+__all__ = ["evaluate", "inspect", "measure", "train"]
 
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -37,3 +38,20 @@ def inspect(spec: Mapping[str, Any], _: Path, __: Emit) -> Mapping[str, Any]:
     from understudy.models.load import architecture_of
 
     return {"architecture": architecture_of(spec["model"], ArtifactStore(spec["artifacts"]))}
+
+
+def measure(spec: Mapping[str, Any], _: Path, __: Emit) -> Mapping[str, Any]:
+    """The lengths of `rows` for each of `models`, or the `problem` with that model."""
+    from understudy.data.parquet import read_examples
+    from understudy.models.lengths import measure as run
+    from understudy.schemas import TaskSpec
+
+    rows, task = read_examples(Path(spec["rows"])), TaskSpec.model_validate(spec["task"])
+    store = ArtifactStore(spec["artifacts"])
+    found: dict[str, Any] = {}
+    for name, ref in spec["models"].items():
+        try:
+            found[name] = run(ref, rows, task, store).model_dump(mode="json")
+        except UnderstudyError as error:
+            found[name] = {"problem": {"status": error.status, "body": error.body()}, "message": error.message}
+    return found

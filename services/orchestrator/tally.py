@@ -16,13 +16,17 @@ __all__ = ["Tallies", "Tally"]
 
 @dataclass(frozen=True)
 class Tally:
-    """The items of one phase. `sized` counts those that know how much they have to do."""
+    """The items of one phase. `sized` counts those that know how much they have to do.
+
+    `seconds` are those that workers spent on the ones that are done.
+    """
 
     items: int
     done: int
     completed: int
     total: int
     sized: int
+    seconds: float = 0.0
 
     @property
     def expected(self) -> int:
@@ -38,6 +42,8 @@ class Tallies:
         """By job and phase; phases that have not begun are absent."""
         done = func.sum(case((work_items.c.state == "done", 1), else_=0))
         sized = func.sum(case((work_items.c.total > 0, 1), else_=0))
+        took = work_items.c.finished_at - work_items.c.started_at
+        seconds = func.sum(case((work_items.c.state == "done", took), else_=0.0))
         query = (
             select(
                 work_items.c.job_id,
@@ -47,6 +53,7 @@ class Tallies:
                 func.sum(work_items.c.completed).label("completed"),
                 func.sum(work_items.c.total).label("total"),
                 sized.label("sized"),
+                seconds.label("seconds"),
             )
             .where(work_items.c.job_id.in_(job_ids))
             .group_by(work_items.c.job_id, work_items.c.phase)
@@ -54,6 +61,12 @@ class Tallies:
         found: dict[str, dict[Phase, Tally]] = defaultdict(dict)
         with self._database.read() as sql:
             for row in sql.execute(query):
-                counts = (row.items, row.done, row.completed, row.total, row.sized)
-                found[row.job_id][row.phase] = Tally(*map(int, counts))
+                found[row.job_id][row.phase] = Tally(
+                    items=int(row.items),
+                    done=int(row.done),
+                    completed=int(row.completed),
+                    total=int(row.total),
+                    sized=int(row.sized),
+                    seconds=float(row.seconds or 0.0),
+                )
         return found

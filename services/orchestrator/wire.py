@@ -11,17 +11,20 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.orchestrator.jobs import ENDED, Arm, Item, Job, JobError, Phase
+from services.orchestrator.dry import Checked, ModelTokens
+from services.orchestrator.estimate import estimated
+from services.orchestrator.jobs import ENDED, Arm, Estimate, Item, Job, JobError, Phase, Rows
 from services.orchestrator.phases.train import Trained
-from services.orchestrator.pipeline import STAGES, phases_of
+from services.orchestrator.pipeline import STAGES
 from services.orchestrator.store import FileRow, StoredEvent
 from services.orchestrator.tally import Tally
 from understudy.artifacts import Artifact
-from understudy.schemas import DistillationSpec, Hyperparameters, Progress, RejectedRow, SupervisedSpec
+from understudy.schemas import DistillationSpec, Hyperparameters, Progress, RejectedRow, SupervisedSpec, TaskSpec
 
 __all__ = [
     "CheckpointObject",
     "Deleted",
+    "DryRunObject",
     "EventObject",
     "FileObject",
     "IdPage",
@@ -29,6 +32,7 @@ __all__ = [
     "ModelObject",
     "Page",
     "checkpoint_object",
+    "dry_run_object",
     "event_object",
     "file_object",
     "job_object",
@@ -98,6 +102,33 @@ class MethodObject(_Object):
     supervised: SupervisedSpec | None = None
 
 
+class Spent(_Object):
+    """What the job has cost so far, beside its estimate: seconds of workers by phase, over what they have finished."""
+
+    seconds_by_phase: Mapping[str, float]
+    seconds: float
+
+
+class DryRunObject(_Object):
+    """What submitting the same body would lead to; no job was made."""
+
+    object: Literal["fine_tuning.job.dry_run"] = "fine_tuning.job.dry_run"
+    model: str
+    training_file: str
+    validation_file: str | None
+    method: MethodObject
+    hyperparameters: Hyperparameters
+    seed: int
+    task: TaskSpec
+    rows: Rows
+    rejected_rows: RejectedRows
+    architecture: str
+    arms: tuple[Arm, ...]
+    student: ModelTokens
+    teacher: ModelTokens | None
+    estimate: Estimate
+
+
 class JobObject(_Object):
     """OpenAI's job, and from `phase` on what is ours."""
 
@@ -130,6 +161,8 @@ class JobObject(_Object):
     dataset: str | None
     teacher: str | None
     report: str | None
+    estimate: Estimate | None
+    spent: Spent
 
 
 class EventObject(_Object):
@@ -180,7 +213,9 @@ def file_object(file: FileRow) -> FileObject:
 
 
 def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = None) -> JobObject:
-    phases = [_phase(job, phase, tallies.get(phase), now or time.time()) for phase in phases_of(job)]
+    moment = now or time.time()
+    phases = [_phase(job, phase, tallies.get(phase), moment) for phase in job.phases]
+    progress = _current(job, phases)
     facts = job.facts
     rejected = RejectedRows(count=facts.rows.rejected, data=facts.rejected_rows) if facts.rows else None
     return JobObject(
@@ -194,13 +229,13 @@ def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = Non
         validation_file=job.validation_file,
         result_files=job.result_files,
         hyperparameters=job.hyperparameters,
-        method=MethodObject.model_validate({"type": job.method, job.method: job.spec}),
+        method=_method(job),
         seed=job.seed,
         error=job.error,
         suffix=job.suffix,
         metadata=job.metadata,
         phase=job.phase,
-        progress=_current(job, phases),
+        progress=progress,
         phases=tuple(phases),
         arms=facts.arms,
         rejected_rows=rejected,
@@ -208,6 +243,28 @@ def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = Non
         dataset=facts.dataset,
         teacher=facts.teacher,
         report=facts.report,
+        estimate=facts.estimate,
+        spent=_spent(tallies),
+        estimated_finish=estimated(job, progress.eta_seconds, moment),
+    )
+
+
+def dry_run_object(job: Job, found: Checked) -> DryRunObject:
+    return DryRunObject(
+        model=job.model,
+        training_file=job.training_file,
+        validation_file=job.validation_file,
+        method=_method(job),
+        hyperparameters=job.hyperparameters,
+        seed=job.seed,
+        task=found.task,
+        rows=found.rows,
+        rejected_rows=RejectedRows(count=found.rows.rejected, data=found.rejected),
+        architecture=found.architecture,
+        arms=found.arms,
+        student=found.student,
+        teacher=found.teacher,
+        estimate=found.estimate,
     )
 
 
@@ -244,6 +301,15 @@ def checkpoint_object(item: Item) -> CheckpointObject:
 
 def model_object(name: str, artifact: Artifact) -> ModelObject:
     return ModelObject(id=name, created=artifact.created_at, artifact=artifact.id, meta=artifact.meta)
+
+
+def _method(job: Job) -> MethodObject:
+    return MethodObject.model_validate({"type": job.method, job.method: job.spec})
+
+
+def _spent(tallies: Mapping[Phase, Tally]) -> Spent:
+    seconds = {phase: round(tally.seconds, 1) for phase, tally in tallies.items()}
+    return Spent(seconds_by_phase=seconds, seconds=round(sum(tally.seconds for tally in tallies.values()), 1))
 
 
 def _phase(job: Job, phase: Phase, tally: Tally | None, now: float) -> PhaseProgress:

@@ -39,6 +39,7 @@ __all__ = [
     "load_card",
     "load_task",
     "save",
+    "window",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -109,7 +110,7 @@ def load_adapter(
 
 def adapt(model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int | None = None) -> Adapter:
     """The adapter of a model in memory, which it freezes and puts in eval mode."""
-    return adapter_class(model.config)(model, tokenizer, task, _window(model.config, tokenizer, max_tokens))
+    return adapter_class(model.config)(model, tokenizer, task, window(model.config, tokenizer, max_tokens))
 
 
 def create(
@@ -150,7 +151,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _window(config: PreTrainedConfig, tokenizer: Any, asked: int | None) -> int:
+def window(config: PreTrainedConfig, tokenizer: Any, asked: int | None) -> int:
     """Tokens that a text may take: what was asked for, within what the model has positions for."""
     positions = getattr(config, "encoder", config) if isinstance(config, EncoderClassifierConfig) else config
     limits = [getattr(positions, "max_position_embeddings", None), tokenizer.model_max_length]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -10,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from services.orchestrator import stages
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
-from services.orchestrator.jobs import Arm, Event, Item, Job, Rows
+from services.orchestrator.estimate import expect
+from services.orchestrator.jobs import Arm, Estimate, Event, Item, Job, Rows
 from services.orchestrator.phases.fields import told_as
 from understudy.data.parquet import write_examples
 from understudy.data.rows import content_key
@@ -20,7 +22,7 @@ from understudy.models.names import FAMILIES, PREFIX, parse_scratch
 from understudy.schemas import Example, RejectedRow, TaskSpec
 from understudy.training.recipes import plan_arms
 
-__all__ = ["Validated", "absorb", "run"]
+__all__ = ["SHOWN", "Examined", "Validated", "absorb", "arms_of", "check_sizes", "examine", "run"]
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 SPLIT_SEED = 0  # the splits belong to the data, not to a job's seed: two jobs on one file share their test split
@@ -45,28 +47,48 @@ class Validated(BaseModel):
     rejected: tuple[RejectedRow, ...]
     architecture: str
     arms: tuple[Arm, ...]
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the files hold: the splits, the task that they pose, and every row that was set aside."""
+
+    splits: Splits
+    task: TaskSpec
+    rejected: list[RejectedRow]
+
+    @property
+    def rows(self) -> Rows:
+        return Rows(**{name: len(examples) for name, examples in self.splits.items()}, rejected=len(self.rejected))
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
-    splits, rejected = _read(context, job, grip)
-    task = infer_task(splits["train"], job.spec.template)
-    rejected += _drop_unknown_labels(task, splits)
-    if rejected:
-        grip.event(_rejections(rejected))
-    _check_sizes(job, splits, rejected)
+    found = examine(context, job, grip.check)
+    if found.rejected:
+        grip.event(_rejections(found.rejected))
+    check_sizes(job, found)
     architecture = _architecture(context, job, item, grip)
-    arms = _arms(job, architecture, task)
-    rows = Rows(**{name: len(examples) for name, examples in splits.items()}, rejected=len(rejected))
-    dataset = _publish(context, item, splits, task, rejected)
+    arms = arms_of(job, architecture, found.task)
+    rows = found.rows
+    dataset = _publish(context, item, found.splits, found.task, found.rejected)
     grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected] * 2)
     return Validated(
         dataset=dataset,
-        task=task,
+        task=found.task,
         rows=rows,
-        rejected=tuple(rejected[:SHOWN]),
+        rejected=tuple(found.rejected[:SHOWN]),
         architecture=architecture,
         arms=arms,
+        estimate=expect(context, job, rows, arms),
     )
+
+
+def examine(context: Context, job: Job, check: Callable[[], None]) -> Examined:
+    """Read the job's files. `check` is called between them and may raise. Raises InvalidRequest by the file's field."""
+    splits, rejected = _read(context, job, check)
+    task = infer_task(splits["train"], job.spec.template)
+    return Examined(splits, task, rejected + _drop_unknown_labels(task, splits))
 
 
 def absorb(job: Job, result: Validated) -> Job:
@@ -77,10 +99,11 @@ def absorb(job: Job, result: Validated) -> Job:
         rejected_rows=result.rejected,
         architecture=result.architecture,
         arms=result.arms,
+        estimate=result.estimate,
     )
 
 
-def _read(context: Context, job: Job, grip: Grip) -> tuple[Splits, list[RejectedRow]]:
+def _read(context: Context, job: Job, check: Callable[[], None]) -> tuple[Splits, list[RejectedRow]]:
     """Read the files there are, cut the missing splits from the training rows, and take out what splits share."""
     files: Mapping[Split, str | None] = {
         "train": job.training_file,
@@ -90,7 +113,7 @@ def _read(context: Context, job: Job, grip: Grip) -> tuple[Splits, list[Rejected
     found: Splits = {}
     rejected: list[RejectedRow] = []
     for split, file_id in files.items():
-        grip.check()
+        check()
         if file_id is not None:
             found[split], refused = _load(context, job, split, file_id)
             rejected += refused
@@ -129,7 +152,9 @@ def _drop_unknown_labels(task: TaskSpec, splits: Splits) -> list[RejectedRow]:
     return rejected
 
 
-def _check_sizes(job: Job, splits: Splits, rejected: Sequence[RejectedRow]) -> None:
+def check_sizes(job: Job, found: Examined) -> None:
+    """Raise InvalidRequest for a split with too few rows to say anything."""
+    splits, rejected = found.splits, found.rejected
     for split, least in MIN_ROWS.items():
         count = len(splits[split])
         if count < least:
@@ -155,7 +180,8 @@ def _field(job: Job, split: Split) -> str:
     return {"train": "training_file", "validation": "validation_file", "test": job.field("test_file")}[split]
 
 
-def _arms(job: Job, architecture: str, task: TaskSpec) -> tuple[Arm, ...]:
+def arms_of(job: Job, architecture: str, task: TaskSpec) -> tuple[Arm, ...]:
+    """The arms that the job trains. Raises InvalidRequest where its recipe does not fit the student or the task."""
     recipe = job.distillation.recipe if job.distils else PLAIN
     with told_as({"recipe": "method.distillation.recipe" if job.distils else "model", "student": "model"}):
         planned = plan_arms(recipe, architecture, task)

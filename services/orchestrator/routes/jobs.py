@@ -19,6 +19,7 @@ from services.orchestrator.routes.state import (
     OnceKey,
     Scope,
     TheContext,
+    TheDryRun,
     TheFollowers,
     TheSweeper,
     answered,
@@ -26,11 +27,13 @@ from services.orchestrator.routes.state import (
 )
 from services.orchestrator.wire import (
     CheckpointObject,
+    DryRunObject,
     EventObject,
     IdPage,
     JobObject,
     Page,
     checkpoint_object,
+    dry_run_object,
     event_object,
     job_object,
 )
@@ -51,8 +54,22 @@ _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # th
 After = Annotated[str | None, Query(description="the id of the last object of the page before")]
 
 
-@router.post("", summary="Create a job; the answer comes at once", response_model=JobObject, responses=ONCE)
-def create(context: TheContext, sweeper: TheSweeper, body: JobRequest, scope: Scope, key: OnceKey = None) -> Response:
+@router.post(
+    "", summary="Create a job; the answer comes at once", response_model=JobObject | DryRunObject, responses=ONCE
+)
+def create(
+    context: TheContext,
+    sweeper: TheSweeper,
+    trial: TheDryRun,
+    body: JobRequest,
+    scope: Scope,
+    key: OnceKey = None,
+    dry_run: Annotated[bool, Query(description="check everything, estimate the cost, and make no job")] = False,
+) -> Response | DryRunObject:
+    if dry_run:
+        job = job_of(body, context.clock())
+        _check_files(context, job)
+        return dry_run_object(job, trial.check(job))
     content = fingerprint(body.model_dump(mode="json", exclude_unset=True))
     with context.idempotency.request(scope, key, content) as turn:
         if isinstance(turn, Replay):

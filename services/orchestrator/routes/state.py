@@ -9,16 +9,29 @@ from fastapi import Depends, Header, Request, Response
 
 from services.orchestrator.context import Context
 from services.orchestrator.dispatch import Sweeper
+from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
 from services.orchestrator.idempotency import HEADER, REPLAYED, Replay
 
-__all__ = ["ONCE", "OnceKey", "Scope", "State", "TheContext", "TheFollowers", "TheSweeper", "answered", "replayed"]
+__all__ = [
+    "ONCE",
+    "OnceKey",
+    "Scope",
+    "State",
+    "TheContext",
+    "TheDryRun",
+    "TheFollowers",
+    "TheSweeper",
+    "answered",
+    "replayed",
+]
 
 
 class State(TypedDict):
     context: Context
     sweeper: Sweeper
     followers: Followers
+    dry_run: DryRun
 
 
 def _context(request: Request) -> Context:
@@ -59,6 +72,11 @@ def _followers(request: Request) -> Followers:
     return request.state.followers
 
 
+def _dry_run(request: Request) -> DryRun:
+    return request.state.dry_run
+
+
+TheDryRun = Annotated[DryRun, Depends(_dry_run)]
 TheFollowers = Annotated[Followers, Depends(_followers)]
 TheContext = Annotated[Context, Depends(_context)]
 TheSweeper = Annotated[Sweeper, Depends(_sweeper)]

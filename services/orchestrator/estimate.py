@@ -1,0 +1,136 @@
+"""What a job will cost, before it begins: steps, teacher calls, time and disk, from what earlier jobs here took.
+
+Nothing is guessed: a phase that no earlier job of the same kind went through has no time, and the reason is said.
+Times are of one worker. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from sqlalchemy import func, select
+
+from services.orchestrator.context import Context
+from services.orchestrator.database import jobs, work_items
+from services.orchestrator.jobs import Arm, Estimate, Job, Phase, Rows
+from understudy.models.names import PREFIX
+from understudy.schemas import Hyperparameters
+from understudy.training.plan import Shape, resolve
+
+__all__ = ["estimated", "expect"]
+
+JOBS_LOOKED_AT = 200
+MODELS_LOOKED_AT = 5
+
+
+def expect(context: Context, job: Job, rows: Rows, arms: tuple[Arm, ...]) -> Estimate:
+    """The job's estimate, from its validated rows and its planned arms."""
+    train_rows = min(rows.train, job.spec.max_train_rows or rows.train)
+    runs = len(arms) * len(job.spec.seeds)
+    steps = _steps(job.model, job.hyperparameters, train_rows)
+    calls = math.ceil(train_rows / context.settings.teacher_max_examples) if job.distils else 0
+    units: dict[Phase, int] = {
+        "validate": rows.train + rows.validation + rows.test + rows.rejected,
+        "preflight": 1,
+        "annotate": train_rows,
+        "train": steps * runs,
+        "evaluate": rows.test * runs,
+        "publish": 1,
+    }
+    if job.distils and job.distillation.teacher.finetune:
+        teacher = job.distillation.teacher
+        units["teacher"] = _steps(teacher.model, teacher.hyperparameters, rows.train)
+    paces = _paces(context, job)
+    seconds = {phase: _product(units[phase], paces.get(phase)) for phase in job.phases}
+    disk = _disk(context, job, runs)
+    known = [value for value in seconds.values() if value is not None]
+    missing = [phase for phase, value in seconds.items() if value is None]
+    unknown = [f"seconds of {phase}: no earlier job here did the same" for phase in missing]
+    if disk is None:
+        unknown.append(f"disk_bytes: no earlier job here trained '{job.model}'")
+    return Estimate(
+        runs=runs,
+        steps_per_run=steps,
+        teacher_examples=train_rows if job.distils else 0,
+        teacher_calls=calls,
+        seconds_by_phase=seconds,
+        seconds=round(sum(known), 1) if len(known) == len(seconds) else None,
+        disk_bytes=disk,
+        unknown=tuple(unknown),
+    )
+
+
+def estimated(job: Job, eta: float | None, now: float) -> int | None:
+    """When a running job is likely to end: the rest of its phase, and what the phases behind it were estimated at."""
+    if job.status != "running" or job.facts.estimate is None:
+        return None
+    order, told = job.phases, job.facts.estimate.seconds_by_phase
+    later = [told.get(phase) for phase in order[order.index(job.phase) + 1 :]] if job.phase in order else []
+    rest = [told.get(job.phase) if eta is None else eta, *later]
+    known = [seconds for seconds in rest if seconds is not None]
+    return math.ceil(now + sum(known)) if len(known) == len(rest) else None
+
+
+def _steps(model: str, asked: Hyperparameters, rows: int) -> int:
+    """Only the learning rate depends on the rest of a model's shape."""
+    scratch = model.startswith(PREFIX)
+    return resolve(asked, rows=rows, shape=Shape("classifier", parameters=0, width=1, layers=1, scratch=scratch)).steps
+
+
+def _product(units: int, pace: float | None) -> float | None:
+    return None if pace is None else round(units * pace, 1)
+
+
+def _paces(context: Context, job: Job) -> Mapping[str, float]:
+    """Seconds of one worker for a unit of each phase, over the items that earlier jobs of the same kind finished."""
+    spent = func.sum(work_items.c.finished_at - work_items.c.started_at).label("seconds")
+    query = (
+        select(jobs.c.request, work_items.c.phase, spent, func.sum(work_items.c.total).label("units"))
+        .join(work_items, work_items.c.job_id == jobs.c.id)
+        .where(work_items.c.state == "done")
+        .group_by(jobs.c.seq, work_items.c.phase)
+        .order_by(jobs.c.seq.desc())
+        .limit(JOBS_LOOKED_AT * len(job.phases))
+    )
+    seconds: dict[str, float] = defaultdict(float)
+    units: dict[str, int] = defaultdict(int)
+    with context.database.read() as sql:
+        for row in sql.execute(query):
+            if row.units and row.seconds is not None and _alike(row.phase, row.request, job):
+                seconds[row.phase] += row.seconds
+                units[row.phase] += row.units
+    return {phase: seconds[phase] / units[phase] for phase in units}
+
+
+def _alike(phase: str, request: Mapping[str, Any], job: Job) -> bool:
+    """Whether a phase of that earlier job says how long the same phase of this one takes."""
+    if phase in ("train", "evaluate"):
+        return bool(request["model"] == job.model)
+    if phase in ("preflight", "annotate", "teacher"):
+        teacher = request["spec"].get("teacher")
+        return bool(teacher) and job.distils and teacher["model"] == job.distillation.teacher.model
+    return True
+
+
+def _disk(context: Context, job: Job, runs: int) -> int | None:
+    """Every trained model and the published copy, by what the same student took before; the data come on top."""
+    query = (
+        select(work_items.c.result)
+        .join(jobs, work_items.c.job_id == jobs.c.id)
+        .where(work_items.c.phase == "train", work_items.c.state == "done")
+        .where(jobs.c.request["model"].as_string() == job.model)
+        .order_by(work_items.c.seq.desc())
+        .limit(MODELS_LOOKED_AT)
+    )
+    with context.database.read() as sql:
+        models = [result["artifact"] for result in sql.scalars(query)]
+    sizes = [context.artifacts.get(model).bytes for model in models if context.artifacts.exists(model)]
+    if not sizes:
+        return None
+    files = [job.training_file, job.validation_file, job.spec.test_file]
+    data = sum(context.files.get(file_id).bytes for file_id in files if file_id)
+    return round(fmean(sizes) * (runs + 1)) + data
