@@ -434,7 +434,7 @@ async def test_a_service_that_cannot_load_its_model_is_live_and_not_ready(serve:
 @pytest.mark.anyio
 async def test_an_error_that_is_sent_in_parts_is_one_string() -> None:
     async def app(_: Scope, __: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"48")]})
+        await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"47")]})
         await send({"type": "http.response.body", "body": b'{"error": {"mess', "more_body": True})
         await send({"type": "http.response.body", "body": b'age": "no: inputs[2].choices"}}'})
 
