@@ -197,8 +197,8 @@ class CausalAdapter(Adapter):
         return self.model(**inputs, attention_mask=whole, **accepted).logits[:, -keep:-1]
 
     def _fitting(self, answer: str, prompt: Encoded) -> str:
-        """What of an answer fits behind one token of its text, with the token that ends it."""
-        room = self.max_tokens - prompt.fixed - 2
+        """What of an answer fits into half the window, and behind one token of its text with the token that ends it."""
+        room = min(self.max_tokens // 2, self.max_tokens - prompt.fixed - 2)
         return fitting(answer, lambda text: len(target_ids(self.tokenizer, self.task.template, text)), room)
 
     def _explained(self, target: str) -> list[int]:

@@ -45,14 +45,17 @@ def gradients_at(adapter: Adapter, batch: Batch, points: Iterable[Tensor]) -> It
         yield from widened(found).chunk(len(chunk))
 
 
-def row_gradients(adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The embeddings (B, T, D), and the gradient of each target token's logit: (S, B, T, D), from one forward pass."""
+def row_gradients(adapter: Adapter, batch: Batch) -> tuple[Tensor, Iterator[Tensor]]:
+    """The embeddings, (B, T, D), and the gradient of each target token's logit, S times the same shape.
+
+    One forward pass serves all of them; one gradient is in memory at a time.
+    """
     leaf = adapter.embed(batch.ids).detach().requires_grad_()
     with torch.enable_grad():
         scores = adapter.token_scores(leaf, batch.mask, batch.labels)  # (B, S)
     last = scores.shape[1] - 1
-    found = [torch.autograd.grad(scores[:, s].sum(), leaf, retain_graph=s < last)[0] for s in range(last + 1)]
-    return widened(leaf.detach()), widened(torch.stack(found))
+    found = (torch.autograd.grad(scores[:, s].sum(), leaf, retain_graph=s < last)[0] for s in range(last + 1))
+    return widened(leaf.detach()), map(widened, found)
 
 
 def widened(values: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ class InputXGradient:
         return (embeds * gradient).sum(-1)
 
     def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
+        import torch
+
         from understudy.attribution.methods.gradients import row_gradients
 
-        embeds, gradient = row_gradients(adapter, batch)
-        return (embeds * gradient).sum(-1)
+        embeds, found = row_gradients(adapter, batch)
+        return torch.stack([(embeds * gradient).sum(-1) for gradient in found])

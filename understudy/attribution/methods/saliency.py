@@ -34,9 +34,11 @@ class Saliency:
         return self._normed(gradients(adapter, batch)[1])
 
     def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
+        import torch
+
         from understudy.attribution.methods.gradients import row_gradients
 
-        return self._normed(row_gradients(adapter, batch)[1])
+        return torch.stack([self._normed(gradient) for gradient in row_gradients(adapter, batch)[1]])
 
     def _normed(self, gradient: Tensor) -> Tensor:
         return gradient.norm(1 if self.norm == "l1" else 2, dim=-1)
