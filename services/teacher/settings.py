@@ -52,7 +52,7 @@ class Settings(BaseSettings):
 
     max_queue: int = Field(default=1024, ge=1)
     """Examples of all requests that wait for the model or run; a request above that is answered with 429 at once."""
-    max_queue_tokens: int = Field(default=1_048_576, ge=1)
+    max_queue_tokens: int = Field(default=4_194_304, ge=1)
     """The same in tokens, each counted once for every pass that its method makes."""
     max_padded_tokens: int = Field(default=2048, ge=1)
     """Tokens of one pass through the model, padding counted: more is faster on an accelerator and takes memory."""

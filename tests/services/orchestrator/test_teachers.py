@@ -50,6 +50,20 @@ def nothing() -> None:
     return None
 
 
+@pytest.mark.parametrize(("key", "header"), [("sk-one", "Bearer sk-one"), (None, None)])
+def test_the_teachers_key_is_brought_where_there_is_one(
+    settings: Settings, key: str | None, header: str | None
+) -> None:
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization"))
+        return FakeTeacher().handle_request(request)
+
+    teachers(settings, httpx.MockTransport(answer), teacher_api_key=key).attribute(attribution(1), nothing)
+    assert set(seen) == {header}
+
+
 def test_requests_are_as_large_as_the_setting_allows_and_answers_are_in_order(settings: Settings) -> None:
     fake = FakeTeacher()
     pool = teachers(settings, fake, teacher_max_examples=4)
