@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from services.orchestrator.database import work_items
 from services.orchestrator.dispatch import sweep
 from services.orchestrator.flow import Next
-from services.orchestrator.jobs import Event, Job, NewItem
+from services.orchestrator.jobs import Event, Job, JobError, NewItem
+from services.orchestrator.leases import LONGEST_PAUSE
 from services.orchestrator.settings import Settings
 from understudy.errors import Conflict, LeaseLost, StageFailed
 from understudy.testing import FakeTeacher
@@ -160,7 +163,64 @@ def test_an_item_that_kills_its_worker_every_time_fails_the_job(bench: Any, cloc
         assert bench.context.leases.claim(item_id, "a")
         clock.now += 11
         bench.context.flow.recover()
+        clock.now += LONGEST_PAUSE
     failed = bench.context.jobs.get(job.id)
     assert (failed.status, failed.error.code) == ("failed", "worker_lost")
     assert {item.state for item in bench.context.flow.items(job.id, "annotate")} == {"failed"}
     assert bench.context.leases.claim(item_id, "b") is None
+
+
+def test_items_that_a_dying_worker_takes_with_it_again_and_again_part_ways(bench: Any, clock: Any) -> None:
+    job = bench.submit_items(6)
+    ids = bench.item_ids(job)
+    for turn in range(2):
+        assert all(bench.context.leases.claim(one, "a") for one in ids)
+        clock.now += 11
+        bench.context.flow.recover()
+        waits = _column(bench, work_items.c.not_before)
+        assert (len(set(waits)) > 1) == (turn == 1)
+
+
+def _column(bench: Any, column: Any) -> list[Any]:
+    with bench.context.database.read() as sql:
+        return list(sql.scalars(select(column)))
+
+
+def test_a_clock_that_is_set_back_delays_the_recovery_of_an_item_by_no_more_than_its_lease(
+    bench: Any, clock: Any
+) -> None:
+    job = bench.submit_items(1)
+    (item_id,) = bench.item_ids(job)
+    bench.context.leases.claim(item_id, "dead")
+    clock.now -= 600
+    assert bench.context.flow.recover() == []  # it may live
+    clock.now += 11
+    assert [item.id for item in bench.context.flow.recover()] == [item_id]
+    assert bench.context.leases.claim(item_id, "b")
+
+
+def test_a_worker_that_lives_keeps_its_item_when_the_clock_is_set_back(bench: Any, clock: Any) -> None:
+    job = bench.submit_items(1)
+    item = bench.context.leases.claim(bench.item_ids(job)[0], "a")
+    clock.now -= 600
+    for _ in range(4):
+        bench.context.flow.recover()
+        bench.context.leases.heartbeat(item, 0, 1)
+        clock.now += 6
+    assert bench.context.flow.recover() == []
+    bench.context.leases.complete(item, {}, 1)
+
+
+def test_pauses_and_messages_of_a_future_that_will_not_come_are_forgotten(bench: Any, clock: Any) -> None:
+    job = bench.submit_items(1)
+    (item_id,) = bench.item_ids(job)
+    assert bench.context.outbox.take("annotate") == [item_id]
+    item = bench.context.leases.claim(item_id, "a")
+    bench.context.leases.fail(item, JobError(code="unavailable", message="no"), retryable=True, pause=10_000.0)
+    clock.now -= 600
+    bench.context.flow.recover()
+    assert bench.context.outbox.take("annotate") == [item_id]
+    clock.now -= 600
+    bench.context.flow.recover()
+    clock.now += 200
+    assert bench.context.outbox.forget_lost() == 1  # which was sent "in ten minutes"
