@@ -25,7 +25,7 @@ from understudy.attribution.methods import Saliency
 from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound
 from understudy.models.base import Adapter
 from understudy.models.load import fingerprint, load_adapter
-from understudy.models.source import Source
+from understudy.models.source import Source, local_path
 from understudy.schemas import (
     Attribution,
     AttributionExample,
@@ -151,7 +151,7 @@ class Engine:
 
 def _written(ref: str) -> frozenset[tuple[str, int, int]]:
     """The files of a model's folder with their times and sizes; nothing for a name that is no folder."""
-    files = [path for path in Path(ref).expanduser().glob("*") if path.is_file()]
+    files = [path for path in local_path(ref).glob("*") if path.is_file()]
     return frozenset((path.name, stat.st_mtime_ns, stat.st_size) for path in files for stat in [path.stat()])
 
 

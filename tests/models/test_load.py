@@ -112,6 +112,8 @@ def test_a_model_is_found_by_artifact_alias_and_folder(folder_of: Callable[[str]
         ("a\x00b", "does not exist"),
         ("http://169.254.169.254/latest", "does not exist"),
         ("", "as a folder it has no config.json"),
+        ("x" * 5000, "File name too long"),
+        ("~nobody-of-that-name/model", "home directory"),
         ("scratch:bert-2x128", "has no weights yet"),
     ],
 )

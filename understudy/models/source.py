@@ -30,7 +30,7 @@ from understudy.artifacts import ArtifactStore
 from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound
 from understudy.models.scratch import FAMILIES, PREFIX, parse_scratch
 
-__all__ = ["LOADERS", "Architecture", "Source", "architecture", "architecture_of"]
+__all__ = ["LOADERS", "Architecture", "Source", "architecture", "architecture_of", "local_path"]
 
 Architecture = Literal["seq2seq", "causal", "classifier"]
 
@@ -72,6 +72,16 @@ def architecture_of(ref: str, store: ArtifactStore | None = None) -> Architectur
     return architecture(Source.find(ref, store).config())
 
 
+def local_path(ref: str) -> Path:
+    """A reference read as a path, which need not exist; raises ModelNotFound for one that no path can be."""
+    try:
+        path = Path(ref).expanduser()
+        path.exists()  # raises where a part is too long for the file system
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: the home of a user that there is not
+        raise ModelNotFound(f"no model '{ref[:100]}': {error}"[:300], param="model") from error
+    return path
+
+
 @dataclass(frozen=True)
 class Source:
     """A reference and its `place`: a local folder, or a hub name."""
@@ -88,7 +98,7 @@ class Source:
                 return cls(ref, str(store.folder(store.resolve(ref))))
             except ArtifactNotFound as error:
                 missing = error.message
-        path = Path(ref).expanduser()
+        path = local_path(ref)
         if (path / "config.json").is_file():
             return cls(ref, str(path))
         if _ARTIFACT.fullmatch(ref):
