@@ -117,6 +117,36 @@ def test_gradient_shap_with_noise_is_that_on_average(linear: Adapter, batch: Bat
     assert (once - expected).abs().max() > 1
 
 
+@pytest.fixture
+def cubic(linear: Adapter, monkeypatch: pytest.MonkeyPatch) -> Adapter:
+    """The linear model's logits to the third power: the least that bends where a mean over points would show it."""
+    scores = linear.token_scores
+    monkeypatch.setattr(linear, "token_scores", lambda *args: scores(*args) ** 3)
+    return linear
+
+
+def test_smooth_grad_sees_how_the_model_bends(cubic: Adapter) -> None:
+    """The mean of 3 x^2 over noise is 3 (x^2 + its variance)."""
+    batch = cubic.encode(["a b c"], ["c"])
+    text = cubic.embed(batch.ids)[batch.text_tokens]
+    slope = cubic.model.weights[3]
+    variance = len(text) * (0.2 * text.std(correction=0)) ** 2 * slope.square().sum()
+    logit = cubic.embed(batch.ids).sum((0, 1)) @ slope + 1
+    expected = (3 * (logit**2 + variance) * slope).abs().sum()
+    found = SmoothGrad(n_samples=1000, noise=0.2)(cubic, batch)
+    assert found[0].tolist() == pytest.approx([float(expected)] * 4, rel=0.1)
+    assert variance / logit**2 > 0.3
+
+
+def test_gradient_shap_sees_how_the_model_bends(cubic: Adapter) -> None:
+    """Points all along the way, which the middle alone would not make up for, and others for each seed."""
+    batch = cubic.encode(["a b c"], ["b"])
+    start, end = (cubic.objective(batch)(at, *batch.rows) for at in (cubic.baseline(batch), cubic.embed(batch.ids)))
+    found = [GradientShap(n_samples=100, noise=0, seed=seed)(cubic, batch).sum() for seed in range(3)]
+    assert [float(total) for total in found] == pytest.approx([float(end - start)] * 3, rel=0.01)
+    assert len({float(total) for total in found}) == 3
+
+
 def test_occlusion_of_a_linear_model_is_what_the_word_adds(linear: Adapter, batch: Batch, contrast: Batch) -> None:
     for asked in every_question(batch, contrast):
         found = Occlusion()(linear, asked)

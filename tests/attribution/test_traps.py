@@ -1,7 +1,7 @@
 """Mistakes that are easy to make and hard to see, each made on purpose: the map would differ, and ours does not.
 
 The reference is a careful person's: one text at a time, in float64, no padding, the model called as its authors mean it
-to be called. How wrong each mistake is on a T5-small shape stands in docs/performance.md.
+to be called.
 """
 
 from __future__ import annotations
