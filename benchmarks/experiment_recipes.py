@@ -2,6 +2,7 @@
 
     python benchmarks/experiment_recipes.py --rows 300 1000 0 --seeds 5
     python benchmarks/experiment_recipes.py --data FOLDER --rows 300 1000 --seeds 3
+    python benchmarks/experiment_recipes.py --name docstrings_ig --method integrated_gradients --rows 300 --seeds 5
 
 The data are the docstrings of the quickstart, or a folder with `train.jsonl`, `validation.jsonl` and `test.jsonl`. A
 teacher is trained from scratch on the whole training split and marks its words; students are trained on the rows with
@@ -28,6 +29,7 @@ from understudy.data.split import remove_leaks, split_examples
 from understudy.data.task import infer_task
 from understudy.data.validate import load_split
 from understudy.evaluation.run import ArmResult, EvaluateSpec, RowCounts, TeacherFacts, evaluate
+from understudy.explain import parse_method
 from understudy.models.load import load_adapter
 from understudy.schemas import AttributionExample, AttributionOptions, Hyperparameters, Prediction, TaskSpec
 from understudy.training.recipes import plan_arms
@@ -52,6 +54,7 @@ def main() -> None:
         "command": " ".join(["python", "benchmarks/experiment_recipes.py", *_shown(sys.argv[1:])]),
         "threads": options.threads,
         "teacher": {"model": options.teacher, **teacher.model_dump(mode="json", exclude={"model"})},
+        "method": options.method,
         "annotate_seconds": annotate_seconds,
         "sizes": sizes,
     }
@@ -69,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--student", default="scratch:bert-1x64")
     parser.add_argument("--teacher-steps", type=int, help="at most so many; the default is auto")
     parser.add_argument("--student-steps", type=int, help="at most so many; the default is auto")
+    parser.add_argument("--method", default="saliency", help="what marks the words: integrated_gradients:n_steps=20")
     parser.add_argument("--top-k", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"))
@@ -114,7 +118,11 @@ def _annotate(work: Path, task: TaskSpec, teacher: TrainResult, options: argpars
     started = time.perf_counter()
     rows = read_examples(work / "train.parquet")
     asked = [AttributionExample(id=row.id, input=row.input, output=row.output) for row in rows]
-    found = attribute(adapter, asked, AttributionOptions(target="gold", labels=task.labels, top_k=options.top_k))
+    method, settings = parse_method(options.method)
+    wanted = AttributionOptions(
+        target="gold", labels=task.labels, method=method, settings=settings, top_k=options.top_k
+    )
+    found = attribute(adapter, asked, wanted)
     seconds = time.perf_counter() - started
     pairs = zip(rows, found, strict=True)
     write_annotated(work / "annotated.parquet", [AnnotatedExample(example=a, attribution=b) for a, b in pairs])
