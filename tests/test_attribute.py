@@ -232,6 +232,24 @@ def test_a_text_that_is_none_is_refused_before_a_model_is_loaded(source: str, sa
     assert error.startswith(said)
 
 
+def test_a_method_that_is_none_is_refused_before_a_model_is_loaded(call: Call) -> None:
+    _, _, error = call("text", "--model", "/no/such", "--method", "lime")
+    assert error.startswith("Error (--method): unknown method 'lime'")
+
+
+def test_only_the_maps_that_are_shown_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(maps, "_print", lambda *given: kept.append(given[1]))
+    source = explain.Source(tuple(explain.Question(f"text {i}") for i in range(explain.CHUNK + 1)), Path("rows.jsonl"))
+    with TeacherClient("http://teacher", transport=FakeTeacher()) as client:
+        maps.show_maps(
+            Console(), Service(client, None), source, [("saliency", {})], AttributionOptions(), maps.Outputs()
+        )
+    assert [len(one.questions) for one in kept] == [maps.SHOWN]
+    assert [len(one.answer.results) for one in kept] == [maps.SHOWN]
+    assert [one.summary.explained for one in kept] == [explain.CHUNK + 1]
+
+
 def test_a_long_text_and_one_like_a_name_are_texts() -> None:
     for text in ("word " * 2000, "what is in rows.jsonl", "hello"):
         assert explain.read(text).questions[0].input == text

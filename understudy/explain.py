@@ -298,8 +298,10 @@ def _lines_named(source: Source, start: int = 0) -> Iterator[None]:
     try:
         yield
     except UnderstudyError as error:
+        if not _POSITION.search(error.message):
+            raise
         param = None if _POSITION.match(error.param or "") else error.param
-        raise type(error)(_POSITION.sub(line, error.message), param=param, retry_after=error.retry_after) from error
+        raise type(error)(_POSITION.sub(line, error.message), param=param) from error
 
 
 @dataclass
