@@ -6,24 +6,21 @@ Routes call nothing else of this service. Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import structlog
 
 from services.teacher import limits
-from services.teacher.cache import Cache, Flights, example_key, options_key
+from services.teacher.answers import Answers, Explained
 from services.teacher.engine import Engine, Model
 from services.teacher.metrics import TeacherMetrics
 from services.teacher.models import Models
 from understudy.attribution.attribute import as_prediction
-from understudy.attribution.methods import Method, settings_of
+from understudy.attribution.methods import settings_of
 from understudy.attribution.targets import compared, explained
-from understudy.batching import DynamicBatcher, all_of
+from understudy.batching import all_of
 from understudy.errors import InternalError, InvalidRequest, Overloaded, UnderstudyError
 from understudy.schemas import (
     Attribution,
@@ -49,31 +46,6 @@ FULL_SECONDS = 0.5
 """How long a streamed request of which nothing is under way waits before it tries a full queue again."""
 
 _Lines = AsyncGenerator[Mapping[str, Any], None]
-_PLACE = re.compile(r"\bexamples\[\d+\]")
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What one pass can answer for many examples: a model and all options, which `key` is a hash of."""
-
-    key: bytes
-    work: Callable[[list[Any]], list[Any]] = field(compare=False)
-
-
-@dataclass(frozen=True)
-class _Explained(_Question):
-    """A question whose answers are attributions; `contrast` where two answers are compared."""
-
-    options: AttributionOptions = field(compare=False)
-    method: Method = field(compare=False)
-    contrast: bool = field(compare=False)
-
-    def costs(self, examples: Sequence[AttributionExample], lengths: Sequence[int]) -> list[int]:
-        """Tokens that each example takes, counted once for every pass."""
-        return [
-            length * limits.passes(self.options, self.method, self.contrast, example.input)
-            for example, length in zip(examples, lengths, strict=True)
-        ]
 
 
 class Desk:
@@ -85,23 +57,14 @@ class Desk:
     def __init__(self, engine: Engine, metrics: TeacherMetrics) -> None:
         self.settings = engine.settings
         self.engine = engine
-        self._metrics = metrics
         self._models = Models(engine)
-        self._cache = Cache(self.settings.cache_bytes)
-        self._flights = Flights()
-        self._batcher: DynamicBatcher[Any, Any] = DynamicBatcher(
-            _work,
-            max_padded_tokens=self.settings.max_padded_tokens,
-            max_items=self.settings.max_queue,
-            max_tokens=self.settings.max_queue_tokens,
-            watch=metrics.batch,
-        )
-        metrics.follow(self._batcher, self._cache, self._models)
+        self._answers = Answers(engine, metrics)
+        metrics.follow(self._answers.queue, self._answers.cache, self._models)
 
     @property
     def alive(self) -> bool:
         """False when the model's thread has ended."""
-        return self._batcher.alive
+        return self._answers.queue.alive
 
     async def attribute(self, request: AttributionRequest) -> AttributionResponse:
         """Explain all examples of a request; one that fails is the whole request's error."""
@@ -112,7 +75,7 @@ class Desk:
             _check_targets(model, request, request.examples, "examples")
             lengths = await self._lengths(model, request.examples, request.template)
             limits.check_tokens("examples", lengths, question.costs(request.examples, lengths), self.settings)
-            waiters, cached = self._ask(question, request.examples, lengths, "examples", range(len(lengths)))
+            waiters, cached = self._answers.ask(question, request.examples, lengths, "examples", range(len(lengths)))
             found = await all_of(waiters)
             head = _head(ref, model, request, question)
         results = tuple(_named(one, example.id) for one, example in zip(found, request.examples, strict=True))
@@ -167,7 +130,7 @@ class Desk:
     async def stop(self) -> None:
         """Answer what was accepted and end the threads."""
         await self._models.stop()
-        await asyncio.to_thread(self._batcher.close)
+        await asyncio.to_thread(self._answers.queue.close)
 
     async def _with_words(
         self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput], lengths: Sequence[int]
@@ -175,17 +138,14 @@ class Desk:
         options = AttributionOptions(labels=request.labels, template=request.template, top_k=request.top_k)
         examples = [AttributionExample(id=one.id, input=one.input, choices=one.choices) for one in inputs]
         question = self._explained(model, options, examples)
-        waiters, _ = self._ask(question, examples, lengths, "inputs", range(len(lengths)))
+        waiters, _ = self._answers.ask(question, examples, lengths, "inputs", range(len(lengths)))
         found = await all_of(waiters)
         return [as_prediction(_named(one, example.id)) for one, example in zip(found, examples, strict=True)]
 
     async def _plain(
         self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput], lengths: Sequence[int]
     ) -> list[Prediction]:
-        options = AttributionOptions(labels=request.labels, template=request.template)
-        key = options_key(model.info.fingerprint, "answers", options, {})
-        work = partial(self.engine.answer, model, request.labels, request.template)
-        return list(await self._batcher.run(_Question(key, work), inputs, lengths))
+        return await self._answers.predict(model, request.labels, request.template, inputs, lengths)
 
     def _meant(self, ref: str | None) -> str:
         """The reference that a request means: its own, or the default."""
@@ -195,54 +155,13 @@ class Desk:
 
     def _explained(
         self, model: Model, options: AttributionOptions, examples: Sequence[AttributionExample]
-    ) -> _Explained:
-        method = limits.check_method(options, self.settings)
-        contrast = any(example.against or options.against for example in examples)
-        key = options_key(model.info.fingerprint, f"{model.info.precision} {contrast}", options, settings_of(method))
-        return _Explained(
-            key=key,
-            work=partial(self.engine.explain, model, options),
-            options=options,
-            method=method,
-            contrast=contrast,
-        )
+    ) -> Explained:
+        return self._answers.question(model, options, limits.check_method(options, self.settings), examples)
 
     async def _lengths(
         self, model: Model, items: Sequence[AttributionExample | PredictionInput], template: str | None
     ) -> list[int]:
         return await asyncio.to_thread(model.lengths, [one.input for one in items], template)
-
-    def _ask(
-        self,
-        question: _Explained,
-        examples: Sequence[AttributionExample],
-        lengths: Sequence[int],
-        field: str,
-        indices: Sequence[int],
-    ) -> tuple[list[asyncio.Future[Attribution]], int]:
-        """A future for each example, and how many were known. `indices` are their places in the caller's `field`.
-
-        Only what is neither known nor being computed is submitted, each of it once.
-        """
-        keys = [example_key(question.key, example) for example in examples]
-        known = {key: found for key in set(keys) if (found := self._cache.get(key)) is not None}
-        fresh: dict[bytes, int] = {}
-        for i, key in enumerate(keys):
-            if key not in known and key not in self._flights:
-                fresh.setdefault(key, i)
-        asked = [examples[i].model_copy(update={"id": None}) for i in fresh.values()]
-        taken = [lengths[i] for i in fresh.values()]
-        started = self._batcher.submit(question, asked, taken, question.costs(asked, taken))
-        for key, source in zip(fresh, started, strict=True):
-            source.add_done_callback(partial(self._keep, key))
-            self._flights.start(key, source)
-        hits = sum(key in known for key in keys)
-        self._metrics.looked_up(hits, len(keys) - hits)
-        waiters = [
-            _done(known[key]) if key in known else self._flights.join(key, partial(_told, f"{field}[{index}]"))
-            for key, index in zip(keys, indices, strict=True)
-        ]
-        return waiters, hits
 
     async def _lines(self, request: AttributionRequest) -> _Lines:
         limits.check(request, self.settings, streamed=True)
@@ -277,21 +196,13 @@ class Desk:
         yield {"done": True, "completed": len(examples) - failed, "failed": failed}
 
     async def _submit(
-        self, model: Model, question: _Explained, examples: Sequence[AttributionExample], indices: Sequence[int]
+        self, model: Model, question: Explained, examples: Sequence[AttributionExample], indices: Sequence[int]
     ) -> dict[asyncio.Future[Attribution], int]:
         """The examples at these indices, and what each future is the answer to."""
         chosen = [examples[i] for i in indices]
         lengths = await self._lengths(model, chosen, question.options.template)
-        waiters, _ = self._ask(question, chosen, lengths, "examples", indices)
+        waiters, _ = self._answers.ask(question, chosen, lengths, "examples", indices)
         return dict(zip(waiters, indices, strict=True))
-
-    def _keep(self, key: bytes, source: asyncio.Future[Attribution]) -> None:
-        if not source.cancelled() and source.exception() is None:
-            self._cache.put(key, source.result())
-
-
-def _work(question: _Question, items: list[Any]) -> list[Any]:
-    return question.work(items)
 
 
 def _check_targets(
@@ -303,7 +214,7 @@ def _check_targets(
     compared(examples, options, closed, known, field)
 
 
-def _head(ref: str, model: Model, options: AttributionOptions, question: _Explained) -> dict[str, Any]:
+def _head(ref: str, model: Model, options: AttributionOptions, question: Explained) -> dict[str, Any]:
     """What all results of a request share."""
     return {
         "model": ref,
@@ -332,19 +243,5 @@ async def _after(head: Mapping[str, Any], lines: _Lines) -> _Lines:
             yield line
 
 
-def _told(place: str, error: BaseException) -> BaseException:
-    """The error of an example in a batch, said of its place in the request that it came with."""
-    if not isinstance(error, UnderstudyError):
-        return error
-    param = None if error.param is None else _PLACE.sub(place, error.param)
-    return type(error)(_PLACE.sub(place, error.message), param=param, retry_after=error.retry_after)
-
-
 def _named(found: Attribution, name: str | None) -> Attribution:
     return found.model_copy(update={"id": name})
-
-
-def _done(found: Attribution) -> asyncio.Future[Attribution]:
-    known: asyncio.Future[Attribution] = asyncio.get_running_loop().create_future()
-    known.set_result(found)
-    return known

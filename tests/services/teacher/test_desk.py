@@ -121,6 +121,7 @@ async def test_an_example_that_is_compared_never_shares_a_pass_with_one_that_is_
         engine.gate.set()
         await first
         assert [answer.results[0].against for answer in await asyncio.gather(*waiting)] == [None, "neutral"]
+    assert engine.batches[1:] == [["a"], ["b"]]
 
 
 async def test_what_is_known_is_not_computed_again(desk: OpenDesk, settings: MakeSettings) -> None:
@@ -349,12 +350,22 @@ async def test_no_more_of_a_stream_is_computed_than_is_taken(desk: OpenDesk, set
     engine = Watched(settings())
     async with desk(engine) as one:
         stream = await one.stream(request(*texts))
-        await anext(stream)
-        await anext(stream)
+        for _ in range(STREAM_CHUNK + 2):
+            await anext(stream)
         await asyncio.sleep(0.3)
-        done = sum(map(len, engine.batches))
+        assert sum(map(len, engine.batches)) <= 3 * STREAM_CHUNK
         await stream.aclose()
+
+
+async def test_what_is_left_of_a_stream_that_nobody_reads_is_dropped(desk: OpenDesk, settings: MakeSettings) -> None:
+    engine = Watched(settings())
+    async with desk(engine) as one:
+        first = await hold(engine, one)
+        stream = await one.stream(request(*SENTENCES))
+        await anext(stream)
+        await stream.aclose()
+        engine.gate.set()
+        await first
         await one.attribute(request("last"))
-        assert sum(map(len, engine.batches)) <= done + 1
         await one.unload("classifier")  # nobody holds it any more
-    assert done <= 2 * STREAM_CHUNK
+    assert engine.batches == [["held"], ["last"]]

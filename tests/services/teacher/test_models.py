@@ -132,6 +132,23 @@ async def test_a_model_that_can_never_fit_is_refused_before_it_is_loaded_and_bef
         assert len(kept.loaded()) == 1
 
 
+async def test_a_model_whose_size_is_not_known_before_is_measured_when_it_is_there(
+    models: Open, settings: MakeSettings
+) -> None:
+    class Hub(Engine):
+        def size(self, place: Place) -> int | None:
+            return None if place == self.find("decoder") else super().size(place)
+
+    async with models(Hub(settings(max_models=9, max_model_bytes=100_000))) as kept:
+        await ask(kept, "classifier")
+        await ask(kept, "decoder")
+        assert [info.architecture for info in kept.loaded()] == ["causal"]
+    async with models(Hub(settings(max_model_bytes=60_000))) as kept:
+        with pytest.raises(ModelError, match="keeps models of 60000 bytes"):
+            await ask(kept, "decoder")
+        assert kept.loaded() == []
+
+
 async def test_a_model_at_work_is_not_taken_from_under_its_request(models: Open) -> None:
     async with models(max_models=1) as kept:
         async with kept.use("classifier") as model:

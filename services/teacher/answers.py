@@ -1,0 +1,151 @@
+"""From questions to answers: looked up, joined where somebody asks the same already, or computed in a shared pass.
+
+Knows models and options, but neither which models are in memory nor what a request may ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from services.teacher import limits
+from services.teacher.cache import Cache, Flights, example_key, options_key
+from services.teacher.engine import Engine, Model
+from services.teacher.metrics import TeacherMetrics
+from understudy.attribution.methods import Method, settings_of
+from understudy.batching import DynamicBatcher
+from understudy.errors import UnderstudyError
+from understudy.schemas import Attribution, AttributionExample, AttributionOptions, Prediction, PredictionInput
+
+__all__ = ["Answers", "Explained"]
+
+_PLACE = re.compile(r"\bexamples\[\d+\]")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one pass can answer for many examples: a model and all options, which `key` is a hash of."""
+
+    key: bytes
+    work: Callable[[list[Any]], list[Any]] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Explained(Question):
+    """A question whose answers are attributions; `contrast` where two answers are compared."""
+
+    options: AttributionOptions = field(compare=False)
+    method: Method = field(compare=False)
+    contrast: bool = field(compare=False)
+
+    def costs(self, examples: Sequence[AttributionExample], lengths: Sequence[int]) -> list[int]:
+        """Tokens that each example takes, counted once for every pass."""
+        return [
+            length * limits.passes(self.options, self.method, self.contrast, example.input)
+            for example, length in zip(examples, lengths, strict=True)
+        ]
+
+
+class Answers:
+    """The queue in front of the model's thread, and what stands before the queue: the cache and what is under way."""
+
+    def __init__(self, engine: Engine, metrics: TeacherMetrics) -> None:
+        settings = engine.settings
+        self.cache = Cache(settings.cache_bytes)
+        self.queue: DynamicBatcher[Any, Any] = DynamicBatcher(
+            _work,
+            max_padded_tokens=settings.max_padded_tokens,
+            max_items=settings.max_queue,
+            max_tokens=settings.max_queue_tokens,
+            watch=metrics.batch,
+        )
+        self._engine = engine
+        self._metrics = metrics
+        self._flights = Flights()
+
+    def question(
+        self, model: Model, options: AttributionOptions, method: Method, examples: Sequence[AttributionExample]
+    ) -> Explained:
+        """What `ask` asks for these examples. `method` is the one that the options name."""
+        contrast = any(example.against or options.against for example in examples)
+        precision = f"{model.info.precision} {contrast}"
+        return Explained(
+            key=options_key(model.info.fingerprint, precision, options, settings_of(method)),
+            work=partial(self._engine.explain, model, options),
+            options=options,
+            method=method,
+            contrast=contrast,
+        )
+
+    def ask(
+        self,
+        question: Explained,
+        examples: Sequence[AttributionExample],
+        lengths: Sequence[int],
+        field: str,
+        indices: Sequence[int],
+    ) -> tuple[list[asyncio.Future[Attribution]], int]:
+        """A future for each example, and how many were known. `indices` are their places in the caller's `field`.
+
+        Only what is neither known nor being computed is submitted, each of it once. The answers carry no ids. Raises
+        Overloaded, and then nothing was submitted.
+        """
+        keys = [example_key(question.key, example) for example in examples]
+        known = {key: found for key in set(keys) if (found := self.cache.get(key)) is not None}
+        fresh: dict[bytes, int] = {}
+        for i, key in enumerate(keys):
+            if key not in known and key not in self._flights:
+                fresh.setdefault(key, i)
+        asked = [examples[i].model_copy(update={"id": None}) for i in fresh.values()]
+        taken = [lengths[i] for i in fresh.values()]
+        started = self.queue.submit(question, asked, taken, question.costs(asked, taken))
+        for key, source in zip(fresh, started, strict=True):
+            source.add_done_callback(partial(self._keep, key))
+            self._flights.start(key, source)
+        hits = sum(key in known for key in keys)
+        self._metrics.looked_up(hits, len(keys) - hits)
+        waiters = [
+            _done(known[key]) if key in known else self._flights.join(key, partial(_told, f"{field}[{index}]"))
+            for key, index in zip(keys, indices, strict=True)
+        ]
+        return waiters, hits
+
+    async def predict(
+        self,
+        model: Model,
+        labels: tuple[str, ...] | None,
+        template: str | None,
+        inputs: Sequence[PredictionInput],
+        lengths: Sequence[int],
+    ) -> list[Prediction]:
+        """The model's answers alone, which are cheap and not kept."""
+        options = AttributionOptions(labels=labels, template=template)
+        key = options_key(model.info.fingerprint, "answers", options, {})
+        question = Question(key, partial(self._engine.answer, model, labels, template))
+        return list(await self.queue.run(question, inputs, lengths))
+
+    def _keep(self, key: bytes, source: asyncio.Future[Attribution]) -> None:
+        if not source.cancelled() and source.exception() is None:
+            self.cache.put(key, source.result())
+
+
+def _work(question: Question, items: list[Any]) -> list[Any]:
+    return question.work(items)
+
+
+def _told(place: str, error: BaseException) -> BaseException:
+    """The error of an example in a batch, said of its place in the request that it came with."""
+    if not isinstance(error, UnderstudyError):
+        return error
+    param = None if error.param is None else _PLACE.sub(place, error.param)
+    return type(error)(_PLACE.sub(place, error.message), param=param, retry_after=error.retry_after)
+
+
+def _done(found: Attribution) -> asyncio.Future[Attribution]:
+    known: asyncio.Future[Attribution] = asyncio.get_running_loop().create_future()
+    known.set_result(found)
+    return known
