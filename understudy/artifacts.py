@@ -90,11 +90,10 @@ class ArtifactStore:
         )
         if self.exists(artifact.id):
             return self.get(artifact.id)
-        for name in files:
-            target = f"{self._path(artifact.id)}/{name}"
-            self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            self._write(target, folder / name)
-        self._write_json(f"{self._path(artifact.id)}/{_MANIFEST}", artifact.__dict__)
+        if self._local and not os.path.lexists(self._path(artifact.id)):
+            self._publish_at_once(artifact, folder)
+        else:  # object stores cannot rename a folder; and a folder without a manifest is of a removal that was cut off
+            self._fill(self._path(artifact.id), artifact, folder)
         return artifact
 
     def exists(self, artifact_id: str) -> bool:
@@ -168,6 +167,26 @@ class ArtifactStore:
         """Finished artifacts of one kind, oldest first."""
         found = (str(path).rsplit("/", 2)[-2] for path in self.fs.glob(f"{self.root}/{kind}-*/{_MANIFEST}"))
         return sorted((self.get(name) for name in found if _ID.fullmatch(name)), key=lambda a: (a.created_at, a.id))
+
+    def _publish_at_once(self, artifact: Artifact, folder: Path) -> None:
+        """Fill a folder aside and rename it: an error on the way, as of a full disk, takes no room that stays taken."""
+        aside = f"{self._path(artifact.id)}.{uuid.uuid4().hex}{_PART}"
+        try:
+            self._fill(aside, artifact, folder)
+            try:
+                os.rename(aside, self._path(artifact.id))
+            except OSError:
+                if not self.exists(artifact.id):  # otherwise another was first, with the same content
+                    raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _fill(self, place: str, artifact: Artifact, folder: Path) -> None:
+        for name in artifact.files:
+            target = f"{place}/{name}"
+            self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._write(target, folder / name)
+        self._write_json(f"{place}/{_MANIFEST}", artifact.__dict__)
 
     def _path(self, artifact_id: str) -> str:
         return f"{self.root}/{artifact_id}"

@@ -57,19 +57,25 @@ def _run(context: Context, item: Item, stopping: threading.Event) -> str:
         outcome = "done"
     except LeaseLost:
         outcome = "lost"
-        if context.jobs.get(item.job_id).status not in ENDED:
-            return outcome  # paused, or somebody else has it now: what was done so far may be of use
     except WorkerStops:
-        context.leases.release(item)
-        return "released"
+        outcome = _release(context, item)
     except UnderstudyError as error:
         outcome = _fail(context, item, error)
     except Exception as error:  # a defect, or the machine: recorded by type, logged whole, and tried again
         log.exception("defect")
         outcome = _fail(context, item, _full(error) or _defect(item, error), retryable=True)
-    if outcome != "retried":
+    if outcome in ("done", "failed") or (outcome == "lost" and context.jobs.get(item.job_id).status in ENDED):
+        # Never else: the item was paused, or waits for another attempt, or somebody works in that folder now.
         shutil.rmtree(context.settings.work / item.id, ignore_errors=True)
     return outcome
+
+
+def _release(context: Context, item: Item) -> str:
+    try:
+        context.leases.release(item)
+    except LeaseLost:
+        return "lost"
+    return "released"
 
 
 def _fail(context: Context, item: Item, error: UnderstudyError, *, retryable: bool | None = None) -> str:
