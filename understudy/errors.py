@@ -15,7 +15,8 @@ the wire catches the same names.
     │   ├── ModelNotFound
     │   └── ArtifactNotFound
     ├── Conflict                the thing exists, but its state does not allow this
-    │   └── LeaseLost           another worker holds the work item now
+    │   ├── LeaseLost           another worker holds the work item now
+    │   └── BudgetExhausted     a job's budget is spent before it has a model
     ├── Overloaded              the queue is full; try again later
     ├── Unavailable             a service or broker that is needed does not answer
     ├── ArtifactCorrupt         stored bytes differ from their manifest
@@ -33,6 +34,7 @@ from typing import Any, ClassVar
 __all__ = [
     "ArtifactCorrupt",
     "ArtifactNotFound",
+    "BudgetExhausted",
     "Conflict",
     "InternalError",
     "InvalidRequest",
@@ -133,6 +135,10 @@ class Conflict(UnderstudyError):
 
 class LeaseLost(Conflict):
     code = "lease_lost"
+
+
+class BudgetExhausted(Conflict):
+    code = "budget_exhausted"
 
 
 class Overloaded(UnderstudyError):

@@ -78,12 +78,15 @@ class Flow:
             if sql.execute(move).rowcount != 1:
                 return None
             job = locked_job(sql, job_id)
+            told = len(job.facts.cuts)
             try:
                 job, coming = advance(job, _results(sql, job_id, phase))
             except UnderstudyError as error:
                 job, coming = job.to("failed", error=JobError.of(error), finished_at=int(now)), None
                 add_event(sql, job_id, Event(message=error.message, level="error"), now)
             else:
+                for cut in job.facts.cuts[told:]:
+                    add_event(sql, job_id, Event(message=cut, level="warn"), now)
                 begins = f"Phase {phase} is done, {following} begins" if coming else "The job has succeeded"
                 add_event(sql, job_id, Event(message=begins, data={"phase": following}), now)
             if coming:
@@ -104,7 +107,7 @@ class Flow:
     def pause(self, job_id: str) -> Job:
         """Stop what runs and keep what is done; what ran waits for `resume`, and this was no attempt."""
         with self._database.write() as sql:
-            job = locked_job(sql, job_id).to("paused")
+            job = locked_job(sql, job_id).to("paused", paused_at=self._clock())
             write_job(sql, job)
             of_job = update(work_items).where(work_items.c.job_id == job_id)
             sql.execute(
@@ -117,6 +120,24 @@ class Flow:
             sql.execute(of_job.where(work_items.c.state == "pending").values(sent_at=None, not_before=0.0))
             add_event(sql, job_id, Event(message="Job paused"), self._clock())
         return job
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on; the pause is none of its time."""
+        with self._database.write() as sql:
+            job = locked_job(sql, job_id)
+            away = self._clock() - job.paused_at if job.paused_at else 0.0
+            job = job.to("queued", paused_at=None, paused_seconds=job.paused_seconds + max(0.0, away))
+            write_job(sql, job)
+            add_event(sql, job_id, Event(message="Job resumed"), self._clock())
+        return job
+
+    def spend(self, job_id: str, teacher_tokens: int) -> int:
+        """Note what a teacher has read for the job, and return how much that is by now."""
+        with self._database.write() as sql:
+            job = locked_job(sql, job_id)
+            job = job.with_facts(teacher_tokens=job.facts.teacher_tokens + teacher_tokens)
+            write_job(sql, job)
+        return job.facts.teacher_tokens
 
     def recover(self) -> list[Item]:
         """Take back the items whose worker is not heard of any more; one that had all its attempts fails its job."""

@@ -115,7 +115,8 @@ class Estimate(Record):
 class Facts(Record):
     """What the phases found out, each field written once by the phase that it is named beside."""
 
-    dataset: str | None = None  # validate
+    began_at: float | None = None  # validate
+    dataset: str | None = None
     task: TaskSpec | None = None
     rows: Rows | None = None
     rejected_rows: tuple[RejectedRow, ...] = ()
@@ -124,6 +125,10 @@ class Facts(Record):
     estimate: Estimate | None = None
     teacher: str | None = None  # preflight, or teacher where it is fine-tuned first
     fingerprint: str | None = None  # annotate
+    annotated: int | None = None
+    teacher_tokens: int = 0
+    trained_tokens: int | None = None  # train
+    cuts: tuple[str, ...] = ()  # annotate and train: what the budget ended early
     report: str | None = None  # evaluate
 
 
@@ -143,6 +148,8 @@ class Job(Record):
     suffix: str | None = None
     metadata: Mapping[str, str] | None = None
     facts: Facts = Facts()
+    paused_at: float | None = None
+    paused_seconds: float = 0.0
     error: JobError | None = None
     fine_tuned_model: str | None = None
     result_files: tuple[str, ...] = ()
@@ -206,7 +213,9 @@ class Job(Record):
 
     @property
     def train_rows(self) -> int:
-        """Rows that the students learn from: all of the split, unless the job asked for fewer."""
+        """Rows that the students learn from: all of the split, unless fewer were asked for, or annotated."""
+        if self.facts.annotated is not None:
+            return self.facts.annotated
         assert self.facts.rows is not None
         return min(self.facts.rows.train, self.spec.max_train_rows or self.facts.rows.train)
 

@@ -65,7 +65,13 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             absorb=lambda job, results: annotate.absorb(job, [annotate.Annotated.model_validate(r) for r in results]),
             plan=lambda job, settings: annotate.plan(job, settings.shard_size),
         ),
-        "train": Stage("train", "steps", train.run, plan=lambda job, _: train.plan(job)),
+        "train": Stage(
+            "train",
+            "steps",
+            train.run,
+            absorb=lambda job, results: train.absorb(job, [train.Trained.model_validate(r) for r in results]),
+            plan=lambda job, _: train.plan(job),
+        ),
         "evaluate": Stage(
             "train",
             "predictions",

@@ -19,7 +19,7 @@ from understudy.errors import Conflict, InvalidRequest, NotFound
 __all__ = ["FileRow", "FileStore", "JobStore", "StoredEvent", "add_event", "locked_job", "write_job"]
 
 _COLUMNS = {"id", "status", "phase", "phase_started_at", "created_at", "finished_at"}
-_OUTCOME = {"facts", "error", "fine_tuned_model", "result_files"}
+_OUTCOME = {"facts", "paused_at", "paused_seconds", "error", "fine_tuned_model", "result_files"}
 
 
 @dataclass(frozen=True)

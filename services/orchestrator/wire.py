@@ -107,6 +107,7 @@ class Spent(_Object):
 
     seconds_by_phase: Mapping[str, float]
     seconds: float
+    teacher_tokens: int
 
 
 class DryRunObject(_Object):
@@ -243,8 +244,9 @@ def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = Non
         dataset=facts.dataset,
         teacher=facts.teacher,
         report=facts.report,
+        trained_tokens=facts.trained_tokens if job.status in ENDED else None,
         estimate=facts.estimate,
-        spent=_spent(tallies),
+        spent=_spent(job, tallies),
         estimated_finish=estimated(job, progress.eta_seconds, moment),
     )
 
@@ -307,9 +309,10 @@ def _method(job: Job) -> MethodObject:
     return MethodObject.model_validate({"type": job.method, job.method: job.spec})
 
 
-def _spent(tallies: Mapping[Phase, Tally]) -> Spent:
+def _spent(job: Job, tallies: Mapping[Phase, Tally]) -> Spent:
     seconds = {phase: round(tally.seconds, 1) for phase, tally in tallies.items()}
-    return Spent(seconds_by_phase=seconds, seconds=round(sum(tally.seconds for tally in tallies.values()), 1))
+    total = round(sum(tally.seconds for tally in tallies.values()), 1)
+    return Spent(seconds_by_phase=seconds, seconds=total, teacher_tokens=job.facts.teacher_tokens)
 
 
 def _phase(job: Job, phase: Phase, tally: Tally | None, now: float) -> PhaseProgress:

@@ -62,7 +62,7 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
     plan = resolve(spec.hyperparameters, rows=len(rows), shape=_shape(spec, adapter))
     _claim(spec, out)
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(spec.max_seconds)
     trainer = DistillationTrainer(
         model=adapter.model,
         args=training_arguments(plan, out / "checkpoints", seed=spec.seed, parameters=adapter.model.num_parameters()),
@@ -75,7 +75,7 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         stopwatch=stopwatch,
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
-    result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch.seconds)
+    result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch)
     if trainer.is_world_process_zero():
         save(adapter.model, adapter.tokenizer, adapter.task, _card(spec, recipe, adapter, result), result.model)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -134,7 +134,7 @@ def _result(
     instances: Sequence[Instance],
     out: Path,
     validated: int,
-    seconds: float,
+    stopwatch: Stopwatch,
 ) -> TrainResult:
     best = _best(trainer.state)
     return TrainResult(
@@ -146,7 +146,9 @@ def _result(
         steps=trainer.state.global_step,
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate,
-        seconds=seconds,
+        seconds=stopwatch.seconds,
+        planned_steps=plan.steps,
+        tokens=int(stopwatch.tokens),
         parameters=trainer.model.num_parameters(),
         device=str(trainer.args.device),
         instances=len(instances),

@@ -16,6 +16,7 @@ class TrainSpec(BaseModel):
 
     `train` are Parquet shards of annotated examples, or of plain ones where `annotated` is false; `validation` is a
     Parquet file of plain examples. `artifacts` is the root of the store in which `model` may be an id or an alias.
+    After `max_seconds` a training ends at the step that it has reached, which is at least the first.
     `max_train_rows` keeps the rows with the smallest content hashes: the same ones in every arm and for every seed.
     """
 
@@ -32,6 +33,7 @@ class TrainSpec(BaseModel):
     rationale_weight: float = Field(default=1.0, gt=0, le=100)
     top_k: int = Field(default=5, ge=1, le=100)
     max_train_rows: int | None = Field(default=None, ge=2)
+    max_seconds: float | None = Field(default=None, gt=0)
     artifacts: str | None = None
 
 
@@ -51,7 +53,8 @@ class TrainResult(BaseModel):
 
     `seconds` counts every run of a training that was resumed. `without_words` and `without_distribution` count the
     rows whose annotation lacks what the recipe reads: they train the label alone. `truncated` counts the rows of which
-    the student's window cut a part off.
+    the student's window cut a part off. `planned_steps` are more than `steps` where the time was up; `tokens` are those
+    that all steps read, padding left out.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -71,3 +74,5 @@ class TrainResult(BaseModel):
     without_words: int = 0
     without_distribution: int = 0
     truncated: int = 0
+    planned_steps: int = 0
+    tokens: int = 0

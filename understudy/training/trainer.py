@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import ExportableState
 
 from understudy.errors import ModelError
+from understudy.models.likelihood import IGNORE
 from understudy.training.collate import Tensors
 from understudy.training.objective import Objective
 from understudy.training.plan import Plan, micro_batch
@@ -35,22 +36,32 @@ _FROM_BF16 = 50_000_000
 
 
 class Stopwatch(TrainerCallback, ExportableState):
-    """Seconds of training over all runs of a training that was interrupted; kept in its checkpoints."""
+    """Seconds and tokens over all runs of a training that was interrupted; kept in its checkpoints.
 
-    def __init__(self) -> None:
+    After `limit` seconds it ends the training at the step that is reached, with a last validation.
+    """
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = limit
         self.before = 0.0
+        self.tokens: Any = 0  # a tensor while it grows, so that no step waits for it
         self.started: float | None = None
 
     def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-        self.before = state.stateful_callbacks["Stopwatch"]["attributes"]["seconds"]  # a fresh state has zero here
+        kept = state.stateful_callbacks["Stopwatch"]["attributes"]  # a fresh state has zeros here
+        self.before, self.tokens = kept["seconds"], kept.get("tokens", 0)
         self.started = time.monotonic()
+
+    def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
+        if self.limit is not None and self.seconds >= self.limit:
+            control.should_training_stop = control.should_evaluate = control.should_save = True
 
     @property
     def seconds(self) -> float:
         return self.before + (time.monotonic() - self.started if self.started is not None else 0.0)
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"seconds": self.seconds}}
+        return {"args": {}, "attributes": {"seconds": self.seconds, "tokens": int(self.tokens)}}
 
 
 class _Events(TrainerCallback):
@@ -85,6 +96,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(callbacks=[stopwatch, _Events(emit)], **kwargs)
         self.objective = objective
+        self.stopwatch = stopwatch
         self.validate = validate
         self.model_accepts_loss_kwargs = False  # the model never computes a loss
         self.remove_callback(PrinterCallback)
@@ -94,8 +106,11 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Tensors], Tensor]:
         """The micro-batches of one step, and how many examples they hold on all devices together."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(sum(len(batch["label"]["labels"]) for batch in batches), device=device)
-        return batches, self.accelerator.gather(count).sum()
+        examples = torch.tensor(sum(len(batch["label"]["labels"]) for batch in batches), device=device)
+        read = torch.stack([_tokens(batch).to(device) for batch in batches]).sum()
+        counts = self.accelerator.gather(torch.stack([examples, read]).reshape(1, 2)).sum(0)
+        self.stopwatch.tokens = self.stopwatch.tokens + counts[1]
+        return batches, counts[0]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBuckets:
         instances = self.train_dataset if train_dataset is None else train_dataset
@@ -135,6 +150,14 @@ class DistillationTrainer(Trainer):
                     param="hyperparameters.learning_rate_multiplier",
                 )
         super().log(logs, start_time)
+
+
+def _tokens(batch: Tensors) -> Tensor:
+    """Tokens of all the views of a batch: inputs, and targets where the model writes them apart."""
+    views = [view for view in batch.values() if isinstance(view, dict) and "inputs" in view]
+    found = [view["inputs"]["attention_mask"].sum() for view in views]
+    found += [(view["labels"] != IGNORE).sum() for view in views if "decoder_input_ids" in view["inputs"]]
+    return torch.stack(found).sum()
 
 
 def training_arguments(plan: Plan, out: Path, *, seed: int, parameters: int) -> TrainingArguments:

@@ -8,21 +8,29 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from services.orchestrator.budget import annotation_is_over, sentence
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Item, Job, NewItem
+from services.orchestrator.phases.validate import MIN_ROWS
 from understudy.data.parquet import AnnotatedExample, read_examples, write_annotated
-from understudy.errors import Conflict
+from understudy.errors import BudgetExhausted, Conflict
 from understudy.schemas import AttributionExample, AttributionRequest, Example
 
 __all__ = ["Annotated", "absorb", "attribution_request", "plan", "run", "training_rows"]
 
 
+LEAST_ROWS = MIN_ROWS["train"]
+
+
 class Annotated(BaseModel):
+    """A shard, with fewer rows than it was to have where the budget was spent; without any there is none."""
+
     model_config = ConfigDict(frozen=True)
 
-    shard: str
+    shard: str | None
     rows: int
-    fingerprint: str
+    fingerprint: str | None
+    tokens: int = 0
 
 
 def plan(job: Job, shard_size: int) -> list[NewItem]:
@@ -37,22 +45,44 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
     rows: list[AnnotatedExample] = []
     fingerprints: set[str] = set()
     size = context.settings.teacher_max_examples
+    counted = job.spec.budget is not None and job.spec.budget.teacher_tokens is not None
+    spent, tokens = job.facts.teacher_tokens, 0
     for start in range(0, len(examples), size):
+        if annotation_is_over(job, context.clock(), spent):
+            break
         part = examples[start : start + size]
         answers = context.teachers.attribute(attribution_request(job, job.facts.teacher, part), grip.check)
         results = [result for answer in answers for result in answer.results]
         fingerprints |= {answer.fingerprint for answer in answers}
         rows += [AnnotatedExample(example=e, attribution=a) for e, a in zip(part, results, strict=True)]
+        tokens += (read := sum(result.tokens for result in results))
+        spent = context.flow.spend(job.id, read) if counted else spent
         grip.progress(len(rows))
+    if not rows:
+        return Annotated(shard=None, rows=0, fingerprint=None)
     folder = context.scratch(item)
     write_annotated(folder / "shard.parquet", rows)
     meta = {"job_id": job.id, "index": item.index, "rows": len(rows)}
     shard = context.artifacts.publish("shard", folder, meta).id
-    return Annotated(shard=shard, rows=len(rows), fingerprint=_one(fingerprints))
+    return Annotated(shard=shard, rows=len(rows), fingerprint=_one(fingerprints), tokens=tokens)
 
 
 def absorb(job: Job, results: Sequence[Annotated]) -> Job:
-    return job.with_facts(fingerprint=_one({result.fingerprint for result in results}))
+    """Keep what there is. Raises BudgetExhausted where that is too little to train on."""
+    rows, asked = sum(result.rows for result in results), job.train_rows
+    if rows < min(asked, LEAST_ROWS):
+        raise BudgetExhausted(
+            f"{sentence(job)} is spent after {rows} of {asked} rows, and training needs at least {LEAST_ROWS}: raise "
+            "it, or give fewer rows",
+            param=job.field("budget"),
+        )
+    cut = f"The teacher explained {rows:,} of {asked:,} training rows when its part of {{}} was spent."
+    return job.with_facts(
+        fingerprint=_one({result.fingerprint for result in results if result.fingerprint is not None}),
+        annotated=rows,
+        teacher_tokens=max(job.facts.teacher_tokens, sum(result.tokens for result in results)),
+        cuts=(cut.format(sentence(job)),) if rows < asked else (),
+    )
 
 
 def attribution_request(job: Job, teacher: str, examples: Sequence[Example]) -> AttributionRequest:

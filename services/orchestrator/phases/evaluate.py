@@ -48,6 +48,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         teacher=_teacher(context, job, read_examples(test), out, grip) if job.distils else None,
         arms=tuple(_arm(context, trained) for trained in trained_arms(context, job)),
         rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows}),
+        notes=job.facts.cuts,
         **_attribution(job),
     )
     answer = run_child(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from services.orchestrator import stages
+from services.orchestrator.budget import seconds_for_a_run, seconds_for_the_teacher, sentence
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Arm, Event, Item, Job, NewItem
 from services.orchestrator.phases.fields import told_as
 from understudy.training.spec import TrainEvent, TrainResult, TrainSpec
 
-__all__ = ["Taught", "Trained", "absorb_teacher", "plan", "run", "run_teacher", "shards"]
+__all__ = ["Taught", "Trained", "absorb", "absorb_teacher", "plan", "run", "run_teacher", "shards"]
 
 METRICS_SECONDS = 5.0  # between two events that only have a loss
 
@@ -40,9 +41,9 @@ class Taught(BaseModel):
 
 def plan(job: Job) -> list[NewItem]:
     """Seed by seed, so that a whole round of arms is there before the next seed begins."""
-    return [
-        NewItem(payload={"arm": arm.model_dump(), "seed": seed}) for seed in job.spec.seeds for arm in job.facts.arms
-    ]
+    runs = [(arm, seed) for seed in job.spec.seeds for arm in job.facts.arms]
+    bound = seconds_for_a_run(job, len(runs))
+    return [NewItem(payload={"arm": arm.model_dump(), "seed": seed, "max_seconds": bound}) for arm, seed in runs]
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
@@ -58,6 +59,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
         seed=seed,
         hyperparameters=job.hyperparameters,
         max_train_rows=job.spec.max_train_rows,
+        max_seconds=item.payload.get("max_seconds"),
         artifacts=context.settings.artifact_root,
         **_teaching(job),
     )
@@ -67,6 +69,21 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
     meta = {"role": "arm", "job_id": job.id, "recipe": arm.name, "seed": seed}
     artifact = context.artifacts.publish("model", result.model, meta).id
     return Trained(arm=arm, seed=seed, artifact=artifact, result=result)
+
+
+def absorb(job: Job, results: Sequence[Trained]) -> Job:
+    """Keep what all students read together, and say where the budget ended their training."""
+    cut = [one.result for one in results if one.result.steps < one.result.planned_steps]
+    said = (
+        f"{len(cut)} of {len(results)} trainings ended after their equal parts of {sentence(job)}, at "
+        f"{min(one.steps for one in cut):,} to {max(one.steps for one in cut):,} of {cut[0].planned_steps:,} steps."
+        if cut
+        else None
+    )
+    return job.with_facts(
+        trained_tokens=sum(one.result.tokens for one in results),
+        cuts=(*job.facts.cuts, *filter(None, [said])),
+    )
 
 
 def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
@@ -83,6 +100,7 @@ def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
         recipe="finetune",
         seed=job.seed,
         hyperparameters=teacher.hyperparameters,
+        max_seconds=seconds_for_the_teacher(job),
         artifacts=context.settings.artifact_root,
     )
     with told_as({}, default="method.distillation.teacher.model"):
@@ -106,7 +124,8 @@ def absorb_teacher(job: Job, result: Taught) -> Job:
 def shards(context: Context, job: Job) -> tuple[Path, ...]:
     """The annotated training rows, in order."""
     results = context.flow.results(job.id, "annotate")
-    return tuple(context.artifacts.folder(result["shard"]) / "shard.parquet" for result in results)
+    whole = (result["shard"] for result in results if result["shard"] is not None)
+    return tuple(context.artifacts.folder(shard) / "shard.parquet" for shard in whole)
 
 
 def _dataset(context: Context, job: Job) -> Path:

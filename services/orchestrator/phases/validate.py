@@ -22,7 +22,7 @@ from understudy.models.names import FAMILIES, PREFIX, parse_scratch
 from understudy.schemas import Example, RejectedRow, TaskSpec
 from understudy.training.recipes import plan_arms
 
-__all__ = ["SHOWN", "Examined", "Validated", "absorb", "arms_of", "check_sizes", "examine", "run"]
+__all__ = ["MIN_ROWS", "SHOWN", "Examined", "Validated", "absorb", "arms_of", "check_sizes", "examine", "run"]
 
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 SPLIT_SEED = 0  # the splits belong to the data, not to a job's seed: two jobs on one file share their test split
@@ -48,6 +48,7 @@ class Validated(BaseModel):
     architecture: str
     arms: tuple[Arm, ...]
     estimate: Estimate | None = None
+    began_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Examined:
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
+    began = context.clock()
     found = examine(context, job, grip.check)
     if found.rejected:
         grip.event(_rejections(found.rejected))
@@ -74,6 +76,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
     dataset = _publish(context, item, found.splits, found.task, found.rejected)
     grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected] * 2)
     return Validated(
+        began_at=began,
         dataset=dataset,
         task=found.task,
         rows=rows,
@@ -93,6 +96,7 @@ def examine(context: Context, job: Job, check: Callable[[], None]) -> Examined:
 
 def absorb(job: Job, result: Validated) -> Job:
     return job.with_facts(
+        began_at=result.began_at,
         dataset=result.dataset,
         task=result.task,
         rows=result.rows,

@@ -109,7 +109,7 @@ def pause(context: TheContext, job_id: str) -> JobObject:
 
 @router.post("/{job_id}/resume", summary="Go on with a paused job")
 def resume(context: TheContext, sweeper: TheSweeper, job_id: str) -> JobObject:
-    job = context.jobs.update(job_id, "queued", Event(message="Job resumed"))
+    job = context.flow.resume(job_id)
     sweeper.wake()
     return _show(context, job)
 
