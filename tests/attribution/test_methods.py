@@ -27,6 +27,8 @@ from understudy.attribution.words import word_spans
 from understudy.errors import InvalidRequest, ModelError, UnknownName
 from understudy.models.attention import Attention
 from understudy.models.base import Adapter, Batch
+from understudy.testing import SENTENCES
+from understudy.testing import TARGETS as TARGETS_OF_SENTENCES
 
 TEXTS = ("a b c", "c")
 TARGETS = ("ad", "b")
@@ -147,6 +149,15 @@ def test_gradient_shap_sees_how_the_model_bends(cubic: Adapter) -> None:
     assert len({float(total) for total in found}) == 3
 
 
+def test_two_steps_integrate_a_parabola_and_one_does_not(cubic: Adapter) -> None:
+    """The gradient of a cubic score is one, and Gauss-Legendre points are exact to the third power."""
+    batch = cubic.encode(["a b c"], ["b"])
+    start, end = (cubic.objective(batch)(at, *batch.rows) for at in (cubic.baseline(batch), cubic.embed(batch.ids)))
+    one, two = (float(IntegratedGradients(n_steps=steps)(cubic, batch).sum()) for steps in (1, 2))
+    assert two == pytest.approx(float(end - start), rel=1e-12)
+    assert one != pytest.approx(two, rel=1e-2)
+
+
 def test_occlusion_of_a_linear_model_is_what_the_word_adds(linear: Adapter, batch: Batch, contrast: Batch) -> None:
     for asked in every_question(batch, contrast):
         found = Occlusion()(linear, asked)
@@ -162,6 +173,15 @@ def test_a_word_that_has_no_token_is_worth_nothing(linear: Adapter, batch: Batch
     letters = terms(linear, batch, linear.embed(batch.ids))
     assert found[0].tolist() == pytest.approx([0, letters[0, 0].item(), letters[0, :2].sum().item()])
     assert found[1].tolist() == [0, 0, 0]
+
+
+def test_a_word_without_a_token_is_worth_exactly_nothing(classifier: Adapter) -> None:
+    """In float32 the same text scores another last digit beside other neighbours."""
+    batch = classifier.encode(SENTENCES, TARGETS_OF_SENTENCES)
+    spaces = tuple(((text.index(" "), text.index(" ") + 1), (0, len(text))) for text in SENTENCES)
+    found = Occlusion()(classifier, replace(batch, words=spaces))
+    assert found[:, 0].tolist() == [0] * len(SENTENCES)
+    assert found[:, 1].ne(0).all()
 
 
 def test_without_any_word_there_is_nothing_to_leave_out(linear: Adapter, batch: Batch) -> None:
