@@ -91,8 +91,8 @@ class Answers:
     ) -> tuple[list[asyncio.Future[Attribution]], int]:
         """A future for each example, and how many were known. `indices` are their places in the caller's `field`.
 
-        Only what is neither known nor being computed is submitted, each of it once. The answers carry no ids. Raises
-        Overloaded, and then nothing was submitted.
+        Only what is neither known nor being computed is submitted, each of it once. An answer's id is that of whoever
+        asked first. Raises Overloaded, and then nothing was submitted.
         """
         keys = [example_key(question.key, example) for example in examples]
         known = {key: found for key in set(keys) if (found := self.cache.get(key)) is not None}
@@ -100,7 +100,7 @@ class Answers:
         for i, key in enumerate(keys):
             if key not in known and key not in self._flights:
                 fresh.setdefault(key, i)
-        asked = [examples[i].model_copy(update={"id": None}) for i in fresh.values()]
+        asked = [examples[i] for i in fresh.values()]
         taken = [lengths[i] for i in fresh.values()]
         started = self.queue.submit(question, asked, taken, question.costs(asked, taken))
         for key, source in zip(fresh, started, strict=True):

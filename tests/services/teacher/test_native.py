@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from asgi_lifespan import LifespanManager
 
 from services.teacher.app import create_app
 from services.teacher.engine import Engine
@@ -161,6 +162,19 @@ async def test_health_of_every_protocol_and_metrics_need_no_key(serve: Serve) ->
         for path in ("/v1/models", "/v2", "/v2/models/classifier"):
             assert (await client.get(path)).status_code == 401, path
         assert (await client.get("/v1/models", headers={"Authorization": "Bearer sk-one"})).status_code == 200
+
+
+async def test_a_teacher_that_drains_is_ready_in_no_protocol_and_still_answers(settings: MakeSettings) -> None:
+    app = create_app(settings(drain_seconds=5))
+    async with LifespanManager(app) as manager:
+        transport = httpx.ASGITransport(app=manager.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://teacher") as client:
+            await client.get("/v1/models/classifier")
+            app.state.draining = True
+            for path in ("/readyz", "/v2/health/ready"):
+                assert (await client.get(path)).status_code == 503, path
+            answer = await client.post("/v1/attributions", json=BODY)
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
 
 
 async def test_the_work_of_a_client_that_left_is_dropped(settings: MakeSettings) -> None:
