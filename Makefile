@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart run test check format e2e slow bench openapi clean
+.PHONY: help setup quickstart run test check faults format e2e bench openapi clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,7 +28,10 @@ run: setup ## the local stack until Ctrl-C
 	@$(BIN)/understudy up $(ARGS)
 
 test: setup ## every test that needs no accelerator
-	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not (slow and e2e)" $(ARGS)
+
+faults: setup ## what breaks and what must hold then, the slow ones too: killed processes, full disks, lying teachers
+	@$(BIN)/pytest tests/faults $(ARGS)
 
 e2e: setup ## only the tests that start the real services as processes
 	@$(BIN)/pytest -m e2e $(ARGS)

@@ -174,7 +174,7 @@ class ArtifactStore:
         try:
             self._fill(aside, artifact, folder)
             try:
-                os.rename(aside, self._path(artifact.id))
+                Path(aside).rename(self._path(artifact.id))
             except OSError:
                 if not self.exists(artifact.id):  # otherwise another was first, with the same content
                     raise
