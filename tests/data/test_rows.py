@@ -205,3 +205,28 @@ def test_a_chat_row_is_an_example() -> None:
 )
 def test_a_chat_that_is_not_one_exchange_is_refused(fields: dict[str, Any], param: str) -> None:
     assert refusal(fields)[0] == param
+
+
+USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "param", "words"),
+    [
+        ([USER, ANSWER | {"weight": 0}], "messages[1].weight", "nothing is to be learnt"),
+        ([USER, ANSWER | {"weight": 0.5}], "messages[1].weight", "is 0 or 1, not 0.5"),
+        ([USER, {"role": "assistant", "content": None, "tool_calls": [{}]}], "messages[1]", "tool's call"),
+        ([USER, ANSWER | {"function_call": {"name": "f"}}], "messages[1]", "tool's call"),
+        ([USER, {"role": "tool", "content": "c"}, ANSWER], "messages[1]", "tool's call"),
+    ],
+)
+def test_a_chat_row_that_asks_for_what_is_not_trained_here_is_refused(
+    messages: list[Any], param: str, words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        parse_row({"messages": messages})
+    assert caught.value.param == param
+
+
+def test_a_chat_answer_of_weight_one_is_a_row() -> None:
+    assert parse_row({"messages": [USER, ANSWER | {"weight": 1}]}).output == "b"

@@ -95,10 +95,18 @@ def _exchange(messages: Any) -> dict[str, str]:
     """An OpenAI chat row: what the system and the user say is the input, the assistant's answer the output."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise _refusal("messages", "must be a list of messages with a role and a content")
+    for i, message in enumerate(messages):
+        if message.get("role") in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
+            raise _refusal(f"messages[{i}]", "is about a tool's call, and what is trained here answers with text only")
     roles = [message.get("role") for message in messages]
     if roles not in _ROLES:
         said = shown(", ".join(map(str, roles))) or "none"
         raise _refusal("messages", f"must be of system (optional), user and assistant, one each, not {said}")
+    if (weight := messages[-1].get("weight")) not in (None, 1):
+        complaint = (
+            "is 0: nothing is to be learnt from this row" if weight == 0 else f"is 0 or 1, not {shown(str(weight))}"
+        )
+        raise _refusal(f"messages[{len(messages) - 1}].weight", complaint)
     contents = [_content(message.get("content"), f"messages[{i}].content") for i, message in enumerate(messages)]
     return {"input": "\n\n".join(contents[:-1]), "output": contents[-1]}
 
