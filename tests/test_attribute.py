@@ -16,13 +16,17 @@ from typer.testing import CliRunner
 
 from understudy import attribute as maps
 from understudy import cli, explain
+from understudy.artifacts import ArtifactStore
 from understudy.attribution.attribute import attribute
+from understudy.attribution.methods import METHODS, make_method, settings_of
 from understudy.client import TeacherClient
 from understudy.errors import InvalidRequest, ModelError
 from understudy.explain import InProcess, Service
 from understudy.models.load import load_adapter
 from understudy.schemas import Attribution, AttributionExample, AttributionOptions, AttributionResponse
 from understudy.testing import LABELS, SENTENCES, TARGETS, FakeTeacher, tiny_classifier
+
+DOCUMENTED = (Path(__file__).parents[1] / "docs" / "attribution.md").read_text(encoding="utf-8")
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -85,6 +89,14 @@ def test_json_is_the_answer_of_the_service(call: Call, model: str) -> None:
     assert (answer.model, answer.target, answer.precision) == (model, "label", "float32")
     assert (answer.method, answer.settings) == ("integrated_gradients", {"n_steps": 3})
     assert list(answer.results) == attribute(load_adapter(model), [AttributionExample(input=SENTENCES[0])], asked)
+
+
+def test_a_model_of_the_stack_is_known_by_its_alias(call: Call, model: str, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "home" / "artifacts")
+    store.set_alias("production", store.publish("model", Path(model)).id)
+    status, shown, _ = call(SENTENCES[0], "--model", "production", "--json")
+    assert status == 0
+    assert json.loads(shown)["model"] == "production"
 
 
 def test_each_method_of_several_is_named(call: Call, model: str) -> None:
@@ -334,3 +346,21 @@ def test_a_model_that_fails_on_a_row_names_its_line(model: str, tmp_path: Path) 
     path.write_text('\n\n{"input": "A dull film."}\n', encoding="utf-8")
     with pytest.raises(ModelError, match=r"^line 3: the model's numbers are not finite"):
         list(explain.explain(InProcess(adapter, "broken", 2048), explain.read(str(path)), AttributionOptions()))
+
+
+def test_the_python_in_the_documentation_runs(model: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENTED, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("path/or/hub-name", model), names)
+    assert "Close" in names["page"]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_is_documented_with_its_settings(method: str) -> None:
+    line = next(line for line in DOCUMENTED.splitlines() if line.startswith("|") and f"`{method}`" in line)
+    assert all(f"`{name}`" in line for name in settings_of(make_method(method, {})))
+
+
+def test_every_option_in_the_documentation_exists() -> None:
+    shown = CliRunner().invoke(cli.app, ["attribute", "--help"], env={"COLUMNS": "200"}).output
+    assert set(re.findall(r"--[a-z]+[a-z-]*", DOCUMENTED)) <= set(re.findall(r"--[a-z]+[a-z-]*", shown))
