@@ -161,8 +161,14 @@ class OrchestratorClient(_Client):
             options = {"files": {"file": (path.name, file)}, "data": {"purpose": purpose}}
             return str(self._call("POST", "/v1/files", **options)["id"])
 
-    def create_job(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(self._call("POST", "/v1/fine_tuning/jobs", json=dict(job)))
+    def create_job(self, job: Mapping[str, Any], *, key: str | None = None) -> dict[str, Any]:
+        """Submit a job. Under one `key` the same job may be sent again and again, and is made once."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return dict(self._call("POST", "/v1/fine_tuning/jobs", json=dict(job), headers=headers))
+
+    def dry_run(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """What submitting the job would lead to and cost. Raises what would be wrong with it."""
+        return dict(self._call("POST", "/v1/fine_tuning/jobs", json=dict(job), params={"dry_run": "true"}))
 
     def job(self, job_id: str) -> dict[str, Any]:
         return dict(self._call("GET", f"/v1/fine_tuning/jobs/{job_id}"))
@@ -176,6 +182,26 @@ class OrchestratorClient(_Client):
     def events(self, job_id: str, after: str | None = None) -> list[dict[str, Any]]:
         params = {"limit": "100"} | ({"after": after} if after else {})
         return list(self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/events", params=params)["data"])
+
+    def follow(self, job_id: str, after: str | None = None) -> Iterator[dict[str, Any]]:
+        """The job's events as they happen, oldest first, until it has ended.
+
+        Raises Unavailable when the connection breaks; go on behind the last event's id then.
+        """
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+        place = f"/v1/fine_tuning/jobs/{job_id}/events"
+        with self._reached(), self._http.stream("GET", place, headers=headers) as answer:
+            if not answer.is_success:
+                answer.read()
+            name = ""
+            for line in _believed(answer).iter_lines():  # data are JSON, which stands on one line
+                field, _, value = line.partition(": ")
+                if field == "data" and not name:
+                    yield json.loads(value)
+                name = value if field == "event" else name if line else ""
+                if name == "done":
+                    return
+        raise Unavailable(f"{self.base_url} broke off before job {job_id} had ended")
 
     def report(self, job_id: str) -> dict[str, Any]:
         return dict(self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/report"))

@@ -16,6 +16,8 @@ from stand.server import Server
 from services.orchestrator import follow
 from services.orchestrator.jobs import Event
 from services.orchestrator.settings import Settings
+from understudy.client import OrchestratorClient
+from understudy.errors import InvalidRequest, KeyReused, NotFound, Unavailable
 
 STREAM = {"accept": "text/event-stream"}
 
@@ -184,3 +186,40 @@ def test_a_service_that_shuts_down_ends_its_streams(settings: Settings, bench: A
         assert next(messages) == {"retry": "2000"}
         threading.Thread(target=server.stop).start()
         assert not [one for one in messages if one.get("event") == "done"]
+
+
+# --- our own client ------------------------------------------------------------------------------------------------
+
+
+def test_our_client_follows_a_job_to_its_end_and_goes_on_where_it_was(server: Server, bench: Any) -> None:
+    job = bench.submit()
+    bench.context.jobs.add_event(job.id, Event(message="in between", data={"step": 1}))
+    bench.context.flow.end(job.id, "cancelled", Event(message="over"))
+    with OrchestratorClient(server.url) as client:
+        told = list(client.follow(job.id))
+        assert [one["message"] for one in told] == ["Job created", "in between", "over"]
+        assert list(client.follow(job.id, after=told[1]["id"])) == told[2:]
+        with pytest.raises(NotFound, match="ftjob-none"):
+            next(client.follow("ftjob-none"))
+
+
+def test_our_client_says_when_a_stream_breaks_off(settings: Settings, bench: Any) -> None:
+    server, job = Server(settings), bench.submit()
+    with OrchestratorClient(server.url) as client:
+        told = client.follow(job.id)
+        assert next(told)["message"] == "Job created"
+        threading.Thread(target=server.stop).start()
+        with pytest.raises(Unavailable, match="before job"):
+            list(told)
+
+
+def test_our_client_submits_once_and_tries_out_first(server: Server, bench: Any, rows: Any) -> None:
+    del bench
+    job = {"model": "scratch:bert-1x16", "training_file": server.upload(rows(60)).json()["id"]}
+    with OrchestratorClient(server.url) as client:
+        assert client.create_job(job, key="k")["id"] == client.create_job(job, key="k")["id"]
+        with pytest.raises(KeyReused):
+            client.create_job(job | {"seed": 1}, key="k")
+        with pytest.raises(InvalidRequest) as caught:
+            client.dry_run(job | {"suffix": "no spaces"})
+        assert caught.value.param == "suffix"
