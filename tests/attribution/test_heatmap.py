@@ -148,6 +148,14 @@ def test_prediction_and_explained_answers_are_told() -> None:
     assert unasked.below(("p", "answer")) == "The model’s own answer was not asked for"
 
 
+def test_an_empty_answer_and_a_blank_token_can_be_seen() -> None:
+    reader = Reader(page("one", prediction="", explained=""))
+    assert reader.below(("p", "answer")) == "Prediction (empty) 87.3 %"
+    assert "why (empty)" in reader.below(("dd", ""))
+    rows = (TokenRow(token="\n", scores=(1.0,)),)
+    assert r"'\n'" in Reader(page("one", rows=rows)).below(("table", "rows"))
+
+
 def test_what_the_model_did_not_read_is_told_apart() -> None:
     text = "one two three four five"
     found = explained(text)

@@ -95,6 +95,13 @@ def test_rows_and_faithfulness_are_shown_where_there_are_any() -> None:
     assert "Completeness" not in text
 
 
+def test_an_empty_answer_and_a_blank_token_can_be_seen() -> None:
+    rows = (TokenRow(token=" ", scores=(1.0, 0.0, 0.0, 0.0)),)
+    text = shown(attribution_view(TEXT, FOUND.model_copy(update={"prediction": "", "rows": rows})))
+    assert "(empty)  75.0 %" in text
+    assert "token ' '  " in text
+
+
 def test_a_text_without_words_is_no_error() -> None:
     empty = FOUND.model_copy(update={"words": (), "rationale": ()})
     assert "the text has no words" in shown(attribution_view("...", empty))

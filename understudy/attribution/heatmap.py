@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from understudy.schemas import Attribution, Faithfulness, TokenRow, Word
 
-__all__ = ["MEASURES", "Measure", "Piece", "figure", "measured", "percent", "pieces", "score", "signed", "to_html"]
+__all__ = ["MEASURES", "Measure", "Piece", "figure", "measured", "percent", "pieces", "score", "signed", "to_html", "visible"]
 
 _MINUS = "\N{MINUS SIGN}"
 
@@ -120,7 +120,7 @@ def _rows(rows: Sequence[TokenRow]) -> list[dict[str, Any]]:
     most = max((abs(score) for row in rows for score in row.scores), default=0.0) or 1.0
     digits = min(9, max(0, 2 - math.floor(math.log10(most))))  # three significant ones of the largest
     return [
-        {"token": row.token, "cells": [(_decimals(score, digits), score / most) for score in row.scores]}
+        {"token": visible(row.token), "cells": [(_decimals(score, digits), score / most) for score in row.scores]}
         for row in rows
     ]
 
@@ -136,6 +136,11 @@ def _page() -> Template:
     )
     environment.filters |= {"score": score, "figure": figure, "percent": percent}
     return environment.get_template("heatmap.html.j2")
+
+
+def visible(token: str) -> str:
+    """A token as it is, or in quotes where nothing of it could be seen."""
+    return token if token.strip() else repr(token)
 
 
 def score(value: float, signed: bool) -> str:

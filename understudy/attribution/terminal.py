@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from understudy.attribution.heatmap import figure, measured, percent, score, signed
+from understudy.attribution.heatmap import figure, measured, percent, score, signed, visible
 from understudy.attribution.verdict import best, sentences
 from understudy.schemas import Attribution, Faithfulness, Word
 
@@ -71,7 +71,7 @@ def _facts(found: Attribution) -> list[tuple[str, RenderableType]]:
     """What is said of an attribution below its text, by name."""
     facts: list[tuple[str, RenderableType]] = []
     if found.prediction is not None and found.probability is not None:
-        answer = Text(_printable(found.prediction), style="bold green").append(
+        answer = Text(_printable(found.prediction) or "(empty)", style="bold green").append(
             f"  {percent(found.probability)}", "not bold dim"
         )
         facts.append(("answer", answer))
@@ -85,7 +85,7 @@ def _facts(found: Attribution) -> list[tuple[str, RenderableType]]:
     for row in found.rows or ():
         words = [word.model_copy(update={"score": value}) for word, value in zip(found.words, row.scores, strict=True)]
         strongest = sorted(words, key=lambda word: -abs(word.score))[: len(found.rationale)]
-        facts.append((f"token {_printable(row.token).strip()}", _scored(strongest, signed(found))))
+        facts.append((f"token {_printable(visible(row.token)).strip()}", _scored(strongest, signed(found))))
     if found.faithfulness:
         facts.append(("faithfulness", _figures(found.faithfulness)))
     if found.truncated:
