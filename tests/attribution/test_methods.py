@@ -175,11 +175,11 @@ def test_a_word_that_has_no_token_is_worth_nothing(linear: Adapter, batch: Batch
     assert found[1].tolist() == [0, 0, 0]
 
 
-def test_a_word_without_a_token_is_worth_exactly_nothing(classifier: Adapter) -> None:
+def test_a_word_without_a_token_is_worth_exactly_nothing(seq2seq: Adapter) -> None:
     """In float32 the same text scores another last digit beside other neighbours."""
-    batch = classifier.encode(SENTENCES, TARGETS_OF_SENTENCES)
+    batch = seq2seq.encode(SENTENCES, TARGETS_OF_SENTENCES)
     spaces = tuple(((text.index(" "), text.index(" ") + 1), (0, len(text))) for text in SENTENCES)
-    found = Occlusion()(classifier, replace(batch, words=spaces))
+    found = Occlusion()(seq2seq, replace(batch, words=spaces))
     assert found[:, 0].tolist() == [0] * len(SENTENCES)
     assert found[:, 1].ne(0).all()
 
