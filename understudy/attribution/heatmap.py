@@ -17,7 +17,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from understudy.schemas import Attribution, Faithfulness, TokenRow, Word
 
-__all__ = ["MEASURES", "Measure", "Piece", "figure", "measured", "percent", "pieces", "score", "signed", "to_html", "visible"]
+__all__ = [
+    "MEASURES",
+    "Measure",
+    "Piece",
+    "figure",
+    "measured",
+    "percent",
+    "pieces",
+    "score",
+    "signed",
+    "to_html",
+    "visible",
+]
 
 _MINUS = "\N{MINUS SIGN}"
 
