@@ -1,4 +1,4 @@
-"""Folders in which no stack can work, said before anything starts. What a stack does is in `e2e`."""
+"""What a stack tells its services, and folders in which none can work, said before anything starts. What a stack does is in `e2e`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import pytest
 
 from understudy.errors import InvalidRequest
 from understudy.stack import Stack, StackConfig
+
+
+def test_a_stack_that_others_may_reach_starts_its_teacher_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack(StackConfig(tmp_path, host="0.0.0.0"))
+    stack._ports = {"orchestrator": 1, "teacher": 2, "student": 3}
+    assert stack._environment("redis://x")["UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS"] == "true"
+    monkeypatch.setenv("UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS", "false")
+    assert stack._environment("redis://x")["UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS"] == "false"
 
 
 @pytest.mark.parametrize("home", ["a-file", "a-file/below", "x" * 300])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -273,6 +274,46 @@ async def test_what_was_accepted_is_answered_when_the_desk_stops(settings: MakeS
     engine.gate.set()
     assert len((await waiting).results) == len(SENTENCES)
     await asyncio.gather(first, stopping)
+
+
+async def test_callers_that_come_go_and_err_are_all_answered(desk: OpenDesk, settings: MakeSettings) -> None:
+    dice = random.Random(0)
+    engine = Watched(settings(max_models=2, max_queue=200, cache_bytes=20_000))
+
+    async def caller(number: int) -> str:
+        texts = [dice.choice([*SENTENCES, f"own {number}", "bad"]) for _ in range(dice.randint(1, 4))]
+        asked = request(*texts, model=dice.choice(["classifier", "writer", "decoder"]), labels=LABELS)
+        await asyncio.sleep(dice.random() / 2)
+        work = lines(one, asked) if number % 3 == 0 else one.attribute(asked)
+        task: asyncio.Task[Any] = asyncio.create_task(work)  # type: ignore[arg-type]
+        if number % 4 == 0:
+            await asyncio.sleep(dice.random() / 5)
+            task.cancel()
+        try:
+            answer = await task
+        except (asyncio.CancelledError, Overloaded):
+            return "left"
+        except ModelError as error:
+            place = str(error.param).removeprefix("examples[").removesuffix("].input")
+            return "failed" if texts[int(place)] == "bad" else f"{error.param} is not at fault"
+        if isinstance(answer, list):
+            assert answer[-1]["failed"] == texts.count("bad")
+            assert len(answer) == len(texts) + 2
+            return "streamed"
+        assert [result.id for result in answer.results] == [f"id-{i}" for i in range(len(texts))]
+        assert "bad" not in texts
+        return "answered"
+
+    async with desk(engine) as one:
+        ends = await asyncio.gather(*(caller(number) for number in range(150)))
+        for _ in range(100):
+            if not one._answers.queue.items:
+                break
+            await asyncio.sleep(0.02)  # a batch whose callers have left ends too
+        assert (one._answers.queue.items, one._answers.queue.tokens) == (0, 0)
+        for ref in [info.id for info in one.loaded()]:
+            await one.unload(ref)  # nobody holds one any more
+    assert set(ends) == {"left", "failed", "streamed", "answered"}
 
 
 async def lines(desk: Desk, asked: AttributionRequest) -> list[Any]:
