@@ -135,7 +135,7 @@ class ClassifierAdapter(Adapter):
         pooling = getattr(self.model.config, "pooling", None) or getattr(self.model.config, "classifier_pooling", None)
         weights = mask.to(torch.promote_types(outputs.logits.dtype, torch.float32))
         if gates is not None:
-            weights = weights * gates.to(weights.dtype).sigmoid()
+            weights = gates.to(weights.dtype).sigmoid()  # shut for padding
         elif pooling != "mean":
             weights = torch.zeros_like(weights).index_fill(1, mask.new_tensor([0]), 1)
         return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
