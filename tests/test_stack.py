@@ -1,4 +1,4 @@
-"""What a stack tells its services, and folders in which none can work, said before anything starts. What a stack does is in `e2e`."""
+"""What a stack tells its services, and folders in which none can work. What a stack does is in `e2e`."""
 
 from __future__ import annotations
 
