@@ -130,8 +130,11 @@ def test_the_api_never_imports_torch(settings: Settings) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_paces_of_earlier_jobs_of_the_same_kind_give_the_time(make_bench: Any, settings: Settings) -> None:
+def test_paces_of_earlier_jobs_of_the_same_kind_give_the_time(
+    make_bench: Any, settings: Settings, database_url: str
+) -> None:
     now = [1000.0]
+    settings = settings.model_copy(update={"database_url": database_url})
     one = make_bench(settings, FakeTeacher(), lambda: now[0])
 
     def done(phase: str, queue: str, units: int, seconds: float, **changes: Any) -> None:

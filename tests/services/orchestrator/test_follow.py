@@ -16,8 +16,10 @@ from stand.server import Server
 from services.orchestrator import follow
 from services.orchestrator.jobs import Event
 from services.orchestrator.settings import Settings
+from services.orchestrator.store import add_event
 from understudy.client import OrchestratorClient
 from understudy.errors import InvalidRequest, KeyReused, NotFound, Unavailable
+from understudy.testing import FakeTeacher
 
 STREAM = {"accept": "text/event-stream"}
 
@@ -223,3 +225,24 @@ def test_our_client_submits_once_and_tries_out_first(server: Server, bench: Any,
         with pytest.raises(InvalidRequest) as caught:
             client.dry_run(job | {"suffix": "no spaces"})
         assert caught.value.param == "suffix"
+
+
+# --- the order in the store ----------------------------------------------------------------------------------------
+
+
+def test_an_event_is_never_seen_before_one_with_a_smaller_number(
+    settings: Settings, make_bench: Any, database_url: str
+) -> None:
+    """Or whoever has read the later one would never read the earlier one."""
+    one = make_bench(settings.model_copy(update={"database_url": database_url}), FakeTeacher())
+    job = one.submit()
+    store = one.context.jobs
+    second = threading.Thread(target=store.add_event, args=(job.id, Event(message="second")))
+    with one.context.database.write() as sql:
+        add_event(sql, job.id, Event(message="first"), time.time())
+        second.start()
+        second.join(0.3)  # it waits for the first
+        assert [stored.event.message for stored in store.story(job.id, 0, 10)] == ["Job created"]
+    second.join()
+    assert [stored.event.message for stored in store.story(job.id, 0, 10)] == ["Job created", "first", "second"]
+    one.context.close()
