@@ -24,7 +24,7 @@ from understudy.errors import InvalidRequest, ModelError
 from understudy.explain import InProcess, Service
 from understudy.models.load import load_adapter
 from understudy.schemas import Attribution, AttributionExample, AttributionOptions, AttributionResponse
-from understudy.testing import LABELS, SENTENCES, TARGETS, FakeTeacher, tiny_classifier
+from understudy.testing import LABELS, SENTENCES, TARGETS, FakeTeacher, tiny_classifier, tiny_seq2seq
 
 DOCUMENTED = (Path(__file__).parents[1] / "docs" / "attribution.md").read_text(encoding="utf-8")
 
@@ -97,6 +97,12 @@ def test_a_model_of_the_stack_is_known_by_its_alias(call: Call, model: str, tmp_
     status, shown, _ = call(SENTENCES[0], "--model", "production", "--json")
     assert status == 0
     assert json.loads(shown)["model"] == "production"
+
+
+def test_labels_are_a_list_with_or_without_spaces(call: Call, tmp_path: Path) -> None:
+    folder = tiny_seq2seq(tmp_path / "seq2seq")
+    _, shown, _ = call(SENTENCES[0], "--model", str(folder), "--labels", "good, very bad,so so", "--json")
+    assert set(json.loads(shown)["results"][0]["probabilities"]) == {"good", "very bad", "so so"}
 
 
 def test_each_method_of_several_is_named(call: Call, model: str) -> None:
@@ -298,6 +304,20 @@ def test_a_service_explains_in_place_of_a_model(capsys: pytest.CaptureFixture[st
     assert request.model == "teacher"
     assert request.labels == LABELS
     assert "a [negative] text" in capsys.readouterr().out
+
+
+def test_a_key_is_sent_to_a_service_that_wants_one(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    keys = []
+
+    def client(url: str, *, api_key: str | None) -> TeacherClient:
+        keys.append(api_key)
+        return TeacherClient(url, transport=FakeTeacher())
+
+    monkeypatch.setattr(maps, "TeacherClient", client)
+    monkeypatch.setenv("UNDERSTUDY_API_KEY", "from the environment")
+    assert call("text", "--url", "http://teacher")[0] == 0
+    assert call("text", "--url", "http://teacher", "--api-key", "given")[0] == 0
+    assert keys == ["from the environment", "given"]
 
 
 def test_a_long_file_goes_to_a_service_in_several_requests() -> None:

@@ -73,11 +73,11 @@ class _Found:
 
 @contextmanager
 def answering(
-    model: str | None, url: str | None, *, store: Path, device: str, dtype: str, batch: int
+    model: str | None, url: str | None, *, api_key: str | None, store: Path, device: str, dtype: str, batch: int
 ) -> Iterator[Explainer]:
     """Who answers: the service at `url`, else the model in this process. Raises InvalidRequest without either."""
     if url:
-        with TeacherClient(url) as client:
+        with TeacherClient(url, api_key=api_key) as client:
             yield Service(client, model)
     elif model is None:
         raise InvalidRequest("name the model: a folder, an artifact, a hub name; or a running teacher with --url")

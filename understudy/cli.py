@@ -67,8 +67,8 @@ ASKED, ANSWER, SHOWN, RUN = "Who explains, and how", "Which answer is explained"
 """The panels of `understudy attribute --help`."""
 
 
-def _option(panel: str, text: str, *names: str, **bounds: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, metavar="" if names else None, **bounds)
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar="" if names else None, **more)
 
 
 @app.command()
@@ -142,6 +142,9 @@ def attribute(
     text: Annotated[str, typer.Argument(metavar="TEXT|FILE", help="A text, or a JSONL, CSV or Parquet file of rows.")],
     model: Annotated[str | None, _option(ASKED, "A folder, an artifact id, an alias or a hub name.")] = None,
     url: Annotated[str | None, _option(ASKED, "Let the teacher service at this address explain.")] = None,
+    api_key: Annotated[
+        str | None, _option(ASKED, "Where the service wants a key.", envvar="UNDERSTUDY_API_KEY")
+    ] = None,
     method: Annotated[list[str] | None, _option(ASKED, "As integrated_gradients:n_steps=50; repeatable.")] = None,
     compare: Annotated[bool, _option(ASKED, "The table of methods, beside random words.", "--compare")] = False,
     target: Annotated[Target | None, _option(ANSWER, "predicted, unless named.")] = None,
@@ -164,14 +167,19 @@ def attribute(
 ) -> None:
     """Which words decide a model's answer: of TEXT, or of each row of FILE."""
     asked: dict[str, Any] = {"target": target or ("label" if label else None), "label": label, "against": against}
-    asked |= {"labels": labels and tuple(labels.split(",")), "template": template, "select": select, "top_k": top_k}
+    asked |= {
+        "labels": labels and tuple(map(str.strip, labels.split(","))),
+        "template": template,
+        "select": select,
+        "top_k": top_k,
+    }
     with _named_as_options():
         options = explain.options({**asked, "rows": rows, "faithfulness": faithfulness})
         source = explain.read(text, limit or (COMPARED_ROWS if compare else None))
         methods = [explain.parse_method(one) for one in method or ()]
         to = maps.Outputs(html, out, as_json)
-        store = home / "artifacts"
-        with maps.answering(model, url, store=store, device=device, dtype=dtype, batch=batch) as explainer:
+        place: dict[str, Any] = {"store": home / "artifacts", "device": device, "dtype": dtype, "batch": batch}
+        with maps.answering(model, url, api_key=api_key, **place) as explainer:
             if compare:
                 maps.show_comparison(console, explainer, source, methods or explain.default_methods(), options, to)
             else:
