@@ -89,7 +89,7 @@ class Size:
     rounds: int
 
 
-FULL, QUICK = Size(texts=64, steps=8, served=256, rounds=5), Size(texts=12, steps=2, served=64, rounds=2)
+FULL, QUICK = Size(texts=64, steps=4, served=192, rounds=5), Size(texts=12, steps=2, served=64, rounds=2)
 
 
 def main() -> None:
