@@ -16,6 +16,7 @@ from services.orchestrator.jobs import Event, Item, Queue
 from services.orchestrator.leases import Leases
 from services.orchestrator.migrate import prepare
 from services.orchestrator.outbox import Outbox
+from services.orchestrator.rationales import Rationales
 from services.orchestrator.settings import Settings
 from services.orchestrator.store import FileRow, FileStore, JobStore
 from services.orchestrator.tally import Tallies
@@ -65,6 +66,7 @@ class Context:
         self.flow = Flow(self.database, settings.max_attempts, clock, settings.lease_seconds)
         self.leases = Leases(self.database, settings.lease_seconds, clock)
         self.outbox = Outbox(self.database, settings.window, settings.resend_seconds, clock)
+        self.rationales = Rationales(self.database, self.artifacts)
         self.tallies = Tallies(self.database)
         self.idempotency = Idempotency(self.database, clock)
 

@@ -35,7 +35,17 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from understudy.errors import Unavailable
 
-__all__ = ["Database", "events", "files", "idempotency_keys", "installation", "jobs", "metadata", "work_items"]
+__all__ = [
+    "Database",
+    "events",
+    "files",
+    "idempotency_keys",
+    "installation",
+    "jobs",
+    "metadata",
+    "rationales",
+    "work_items",
+]
 
 BUSY_SECONDS = 30  # how long a writer on SQLite waits for another
 
@@ -129,6 +139,16 @@ installation = Table(
     metadata,
     Column("one", Integer, primary_key=True, autoincrement=False),  # always 1: there is one row
     Column("name", String(32), nullable=False),
+)
+
+# Millions of rows: nothing but where an answer is. `key` is half a SHA-256, in hexadecimal digits.
+rationales = Table(
+    "rationales",
+    metadata,
+    Column("key", String(32), primary_key=True),
+    Column("shard", String(64), nullable=False, index=True),
+    Column("place", Integer, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 

@@ -12,11 +12,12 @@ from services.orchestrator.budget import annotation_is_over, sentence
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Item, Job, NewItem
 from services.orchestrator.phases.validate import MIN_ROWS
+from services.orchestrator.rationales import keys_of
 from understudy.data.parquet import AnnotatedExample, read_examples, write_annotated
 from understudy.errors import BudgetExhausted, Conflict
-from understudy.schemas import AttributionExample, AttributionRequest, Example
+from understudy.schemas import Attribution, AttributionExample, AttributionRequest, Example, ModelInfo
 
-__all__ = ["Annotated", "absorb", "attribution_request", "plan", "run", "training_rows"]
+__all__ = ["Annotated", "absorb", "attribution_request", "explained", "plan", "run", "training_rows"]
 
 
 LEAST_ROWS = MIN_ROWS["train"]
@@ -42,8 +43,8 @@ def plan(job: Job, shard_size: int) -> list[NewItem]:
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
     assert job.facts.teacher is not None
     examples = training_rows(context, job)[item.payload["start"] : item.payload["stop"]]
+    teacher = context.teachers.model(job.facts.teacher, grip.check)
     rows: list[AnnotatedExample] = []
-    fingerprints: set[str] = set()
     size = context.settings.teacher_max_examples
     counted = job.spec.budget is not None and job.spec.budget.teacher_tokens is not None
     spent, tokens = job.facts.teacher_tokens, 0
@@ -51,12 +52,10 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
         if annotation_is_over(job, context.clock(), spent):
             break
         part = examples[start : start + size]
-        answers = context.teachers.attribute(attribution_request(job, job.facts.teacher, part), grip.check)
-        results = [result for answer in answers for result in answer.results]
-        fingerprints |= {answer.fingerprint for answer in answers}
+        results, read = explained(context, job, teacher, part, grip)
         rows += [AnnotatedExample(example=e, attribution=a) for e, a in zip(part, results, strict=True)]
-        tokens += (read := sum(result.tokens for result in results))
-        spent = context.flow.spend(job.id, read) if counted else spent
+        tokens += read
+        spent = context.flow.spend(job.id, read) if counted and read else spent
         grip.progress(len(rows))
     if not rows:
         return Annotated(shard=None, rows=0, fingerprint=None)
@@ -64,7 +63,34 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
     write_annotated(folder / "shard.parquet", rows)
     meta = {"job_id": job.id, "index": item.index, "rows": len(rows)}
     shard = context.artifacts.publish("shard", folder, meta).id
-    return Annotated(shard=shard, rows=len(rows), fingerprint=_one(fingerprints), tokens=tokens)
+    context.rationales.keep(_keys(job, teacher, examples[: len(rows)]), shard)
+    return Annotated(shard=shard, rows=len(rows), fingerprint=teacher.fingerprint, tokens=tokens)
+
+
+def explained(
+    context: Context, job: Job, teacher: ModelInfo, examples: Sequence[Example], grip: Grip
+) -> tuple[list[Attribution], int]:
+    """What the teacher says of each example, and the tokens that it had to read for that: it is asked what is new.
+
+    Raises Conflict when the teacher that answers is not the one that `teacher` describes.
+    """
+    found = context.rationales.find(_keys(job, teacher, examples), examples)
+    missing = [example for example, known in zip(examples, found, strict=True) if known is None]
+    if not missing:
+        return [known for known in found if known is not None], 0
+    answers = context.teachers.attribute(_request(job, missing), grip.check)
+    _one({teacher.fingerprint, *(answer.fingerprint for answer in answers)})
+    fresh = [result for answer in answers for result in answer.results]
+    rest = iter(fresh)
+    return [next(rest) if known is None else known for known in found], sum(result.tokens for result in fresh)
+
+
+def _keys(job: Job, teacher: ModelInfo, examples: Sequence[Example]) -> list[str]:
+    return keys_of(_request(job, examples), teacher)
+
+
+def _request(job: Job, examples: Sequence[Example]) -> AttributionRequest:
+    return attribution_request(job, job.facts.teacher or job.distillation.teacher.model, examples)
 
 
 def absorb(job: Job, results: Sequence[Annotated]) -> Job:

@@ -16,10 +16,11 @@ from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
 from services.orchestrator.phases.train import Trained, shards
+from services.orchestrator.rationales import key_of
 from understudy.data.parquet import read_examples
 from understudy.evaluation.report import Report
 from understudy.evaluation.spec import ArmResult, EvaluateSpec, RowCounts, TeacherFacts
-from understudy.schemas import Example, Prediction, PredictionInput, PredictionRequest
+from understudy.schemas import Example, PredictionInput, PredictionRequest
 
 __all__ = ["Evaluated", "absorb", "run", "trained_arms"]
 
@@ -45,7 +46,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         test=test,
         train=() if job.distils else (context.artifacts.folder(job.facts.dataset) / "train.parquet",),
         annotated=shards(context, job),
-        teacher=_teacher(context, job, read_examples(test), out, grip) if job.distils else None,
+        teacher=_teacher(context, job, read_examples(test), context.scratch(item), grip) if job.distils else None,
         arms=tuple(_arm(context, trained) for trained in trained_arms(context, job)),
         rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows}),
         notes=job.facts.cuts,
@@ -99,35 +100,47 @@ def _arm(context: Context, trained: Trained) -> ArmResult:
     )
 
 
-def _teacher(context: Context, job: Job, test: Sequence[Example], out: Path, grip: Grip) -> TeacherFacts:
-    """The teacher's own answers to the test split, and how long it takes for one of them."""
+def _teacher(context: Context, job: Job, test: Sequence[Example], scratch: Path, grip: Grip) -> TeacherFacts:
+    """The teacher's own answers to the test split, and how long it takes for one of them; asked once for all jobs."""
     assert job.facts.teacher is not None
     model = context.teachers.model(job.facts.teacher, grip.check)
-    answers = _ask(context, job, test, grip)
-    path = out / "teacher.jsonl"
-    # ASCII, because some characters that JSON leaves as they are end a line for some readers.
-    lines = (json.dumps(answer.model_dump(mode="json")) + "\n" for answer in answers)
-    path.write_text("".join(lines), encoding="ascii")
+    key = key_of(_request(job, test), model)
+    folder = context.rationales.folder(key)
+    if folder is None:
+        shard = _answers(context, job, test, scratch / "teacher", grip)
+        context.rationales.keep([key], shard)
+        folder = context.artifacts.folder(shard)
     return TeacherFacts(
         model=job.distillation.teacher.model,
         finetuned=job.distillation.teacher.finetune,
         parameters=model.parameters,
-        predictions=path,
-        latency_ms=_latency_ms(context, job, test, grip),
+        predictions=folder / "teacher.jsonl",
+        latency_ms=json.loads((folder / "latency.json").read_bytes())["median_ms"],
     )
 
 
-def _ask(context: Context, job: Job, examples: Sequence[Example], grip: Grip) -> list[Prediction]:
+def _answers(context: Context, job: Job, test: Sequence[Example], folder: Path, grip: Grip) -> str:
+    """Ask, and publish what was said; the artifact's id."""
+    folder.mkdir(exist_ok=True)
+    answers = context.teachers.predict(_request(job, test), grip.check)
+    # ASCII, because some characters that JSON leaves as they are end a line for some readers.
+    lines = (json.dumps(answer.model_dump(mode="json")) + "\n" for answer in answers)
+    (folder / "teacher.jsonl").write_text("".join(lines), encoding="ascii")
+    latency = {"median_ms": _latency_ms(context, job, test, grip)}
+    (folder / "latency.json").write_text(json.dumps(latency), encoding="ascii")
+    return context.artifacts.publish("shard", folder, {"job_id": job.id, "role": "test answers"}).id
+
+
+def _request(job: Job, examples: Sequence[Example]) -> PredictionRequest:
     task = job.facts.task
     assert task is not None
-    request = PredictionRequest(
+    return PredictionRequest(
         model=job.facts.teacher,
         inputs=tuple(PredictionInput(id=row.id, input=row.input, choices=row.choices) for row in examples),
         explain=False,
         labels=task.labels or None,
         template=task.template,
     )
-    return context.teachers.predict(request, grip.check)
 
 
 def _latency_ms(context: Context, job: Job, test: Sequence[Example], grip: Grip) -> float:
@@ -135,6 +148,6 @@ def _latency_ms(context: Context, job: Job, test: Sequence[Example], grip: Grip)
     times = []
     for turn in range(LATENCY_REQUESTS):
         started = time.perf_counter()
-        _ask(context, job, [test[turn % len(test)]], grip)
+        context.teachers.predict(_request(job, [test[turn % len(test)]]), grip.check)
         times.append(1000 * (time.perf_counter() - started))
     return statistics.median(times)

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
-from services.orchestrator.phases.annotate import attribution_request, training_rows
+from services.orchestrator.phases.annotate import explained, training_rows
 from services.orchestrator.phases.fields import told_as
 from understudy.errors import ModelError
-from understudy.schemas import Attribution, Example
+from understudy.schemas import Attribution, Example, ModelInfo
 from understudy.training.answers import is_right
 
 __all__ = ["Checked", "absorb", "run"]
@@ -43,8 +43,8 @@ def run(context: Context, job: Job, _: Item, grip: Grip) -> Checked:
     if job.distillation.teacher.finetune:
         return Checked(teacher=None)
     with told_as(_FIELDS, default=_FIELDS["model"]):  # the rows are sound: what it says of them is about the teacher
-        context.teachers.model(job.distillation.teacher.model, grip.check)
-        _smoke(context, job, grip)
+        teacher = context.teachers.model(job.distillation.teacher.model, grip.check)
+        _smoke(context, job, teacher, grip)
     return Checked(teacher=job.distillation.teacher.model)
 
 
@@ -52,13 +52,12 @@ def absorb(job: Job, result: Checked) -> Job:
     return job.with_facts(teacher=result.teacher)
 
 
-def _smoke(context: Context, job: Job, grip: Grip) -> None:
+def _smoke(context: Context, job: Job, teacher: ModelInfo, grip: Grip) -> None:
     """Explain a few examples: a teacher that says one thing to all of them has nothing to teach."""
     examples = training_rows(context, job)[:SMOKE_ROWS]
     started = time.monotonic()
-    request = attribution_request(job, job.distillation.teacher.model, examples)
-    results = [result for answer in context.teachers.attribute(request, grip.check) for result in answer.results]
-    seconds = time.monotonic() - started
+    results, read = explained(context, job, teacher, examples, grip)
+    seconds = time.monotonic() - started if read else None
     said = Counter(result.prediction for result in results)
     expected = Counter(example.output for example in examples)
     assert job.facts.task is not None
@@ -71,15 +70,18 @@ def _smoke(context: Context, job: Job, grip: Grip) -> None:
     grip.event(_finding(job, examples, results, seconds))
 
 
-def _finding(job: Job, examples: list[Example], results: list[Attribution], seconds: float) -> Event:
+def _finding(job: Job, examples: list[Example], results: list[Attribution], seconds: float | None) -> Event:
     task = job.facts.task
     assert task is not None
     right = sum(
         is_right(task, result.prediction or "", row.output) for result, row in zip(results, examples, strict=True)
     )
+    message = f"The teacher is right on {right} of the first {len(examples)} training examples"
+    data: dict[str, float] = {"right": right, "examples": len(examples)}
+    if seconds is None:
+        return Event(message=f"{message}, which it has explained before", data=data)
     estimate = seconds / len(examples) * job.train_rows
     return Event(
-        message=f"The teacher is right on {right} of the first {len(examples)} training examples; "
-        f"explaining all {job.train_rows} takes about {estimate:.0f} s for one worker",
-        data={"right": right, "examples": len(examples), "estimated_seconds": round(estimate, 1)},
+        message=f"{message}; explaining all {job.train_rows} takes about {estimate:.0f} s for one worker",
+        data=data | {"estimated_seconds": round(estimate, 1)},
     )
