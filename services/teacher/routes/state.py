@@ -19,7 +19,7 @@ class State(TypedDict):
     readiness: Readiness
 
 
-def _desk(request: Request) -> Desk:
+async def _desk(request: Request) -> Desk:  # a plain function would be run on a thread of its own
     return request.state.desk  # type: ignore[no-any-return]
 
 
