@@ -6,11 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -52,20 +55,31 @@ serve("test", app, "127.0.0.1", int(sys.argv[1]), drain_seconds=float(sys.argv[2
 """
 
 
+@dataclass
+class Running:
+    """The service's process. It writes to a file, because a pipe that nobody reads fills up and stops it."""
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    def written(self) -> str:
+        self.output.seek(0)
+        return self.output.read().decode()
+
+
 @contextmanager
-def _running(port: int, drain_seconds: float) -> Iterator[subprocess.Popen[str]]:
+def _running(port: int, drain_seconds: float) -> Iterator[Running]:
     command = [sys.executable, "-c", PROGRAM, str(port), str(drain_seconds)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        while not _ready(port):
-            assert process.poll() is None
-            time.sleep(0.02)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while not _ready(port):
+                assert process.poll() is None
+                time.sleep(0.02)
+            yield Running(process, output)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _ready(port: int) -> bool:
@@ -105,10 +119,10 @@ def test_not_one_request_is_lost_when_a_service_under_load_is_told_to_end(free_p
                 except Exception as error:
                     failures.append(error)
 
-    with _running(free_port, drain_seconds=1.0) as process:
+    with _running(free_port, drain_seconds=1.0) as service:
         threads = _in_threads(16, caller)
         time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
+        service.process.send_signal(signal.SIGTERM)
         told = time.monotonic()
         while _ready(free_port):
             time.sleep(0.02)
@@ -117,9 +131,8 @@ def test_not_one_request_is_lost_when_a_service_under_load_is_told_to_end(free_p
         stop.set()
         for thread in threads:
             thread.join(30)
-        code = process.wait(10)
-        assert process.stdout is not None
-        output = process.stdout.read()
+        code = service.process.wait(10)
+        output = service.written()
     assert failures == []
     assert len(answered) > 50
     assert answered.count("close") >= 16  # every connection was asked to go elsewhere
@@ -135,38 +148,37 @@ def test_what_was_accepted_is_finished_when_there_is_no_time_to_drain(free_port:
         with connections[i] as client:
             answers.append(client.post(f"http://127.0.0.1:{free_port}/work/1.5", json={"n": i}).status_code)
 
-    with _running(free_port, drain_seconds=0.0) as process:
+    with _running(free_port, drain_seconds=0.0) as service:
         connections = [httpx.Client(timeout=30) for _ in range(8)]
         threads = _in_threads(8, caller)
         while "understudy_http_requests_open 9.0" not in httpx.get(f"http://127.0.0.1:{free_port}/metrics").text:
             time.sleep(0.02)
-        process.send_signal(number)
+        service.process.send_signal(number)
         for thread in threads:
             thread.join(30)
-        assert process.wait(10) == 0
-        assert process.stdout is not None
-        assert "ended well" in process.stdout.read()
+        assert service.process.wait(10) == 0
+        assert "ended well" in service.written()
     assert answers == [200] * 8
 
 
 def test_a_connection_that_was_there_may_still_send_when_the_socket_has_closed(free_port: int) -> None:
-    with _running(free_port, drain_seconds=0.0) as process, httpx.Client(timeout=10) as client:
+    with _running(free_port, drain_seconds=0.0) as service, httpx.Client(timeout=10) as client:
         url = f"http://127.0.0.1:{free_port}"
         client.get(f"{url}/livez")
-        process.send_signal(signal.SIGTERM)
+        service.process.send_signal(signal.SIGTERM)
         while _accepts(free_port):
             time.sleep(0.005)
         answer = client.post(f"{url}/work/0.1", json={"n": 1})
         assert (answer.json(), answer.headers["connection"]) == ({"n": 1}, "close")
-        assert process.wait(10) == 0
+        assert service.process.wait(10) == 0
 
 
 def test_a_second_signal_does_not_wait_for_the_drain(free_port: int) -> None:
-    with _running(free_port, drain_seconds=60.0) as process:
-        process.send_signal(signal.SIGTERM)
+    with _running(free_port, drain_seconds=60.0) as service:
+        service.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(10) == 0
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "teacher.example.org"])
