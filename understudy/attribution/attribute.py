@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def attribute(
     others = compared(examples, asked, closed, targets, field)
     work = _Work(adapter, method, asked, texts, adapter.tokenize(texts), targets, others, field)
     maps: dict[int, _Map] = {}
-    for positions in plan_batches([len(row.ids) for row in work.encoded], max_padded_tokens):
+    for positions in work.batches(max_padded_tokens):
         maps.update(work.explain(positions))
     found = [maps[i] for i in range(len(texts))]
     rationales = [select(one.words, asked) for one in found]
@@ -135,6 +136,19 @@ class _Work:
     others: Sequence[str] | None
     field: str
 
+    def batches(self, max_padded_tokens: int) -> Iterator[list[int]]:
+        """Positions that share a pass: of similar length and, where each token has its row, with as many of them."""
+        groups: dict[int, list[int]] = {}
+        columns: dict[str, int] = {}
+        for i, target in enumerate(self.targets):
+            if self.options.rows and target not in columns:
+                alone = self.adapter.collate([self.encoded[i]], [self.texts[i]], [target])
+                columns[target] = alone.labels.shape[1]
+            groups.setdefault(columns.get(target, 0), []).append(i)
+        for group in groups.values():
+            for places in plan_batches([len(self.encoded[i].ids) for i in group], max_padded_tokens):
+                yield [group[place] for place in places]
+
     def explain(self, positions: Sequence[int]) -> Iterator[tuple[int, _Map]]:
         """The map of each position; a batch that does not fit into memory is halved."""
         batch = self._batch(positions)
@@ -165,16 +179,16 @@ class _Work:
         return replace(batch, words=tuple(map(tuple, spans)))
 
     def _maps(self, batch: Batch, positions: Sequence[int]) -> list[_Map]:
-        scores = self.method(self.adapter, batch)  # (B, T) or (B, W)
-        rows = self.method.rows(self.adapter, batch).double().tolist() if self.options.rows else None  # type: ignore[attr-defined]
+        scores, rows = self._scores(batch)
         errors = self._completeness(batch, scores)
-        tokens = self.adapter.target_tokens(batch) if rows else []
+        tokens = [] if rows is None else self.adapter.target_tokens(batch)
         return [
             _Map(
                 read=batch.encoded[place],
                 words=self._words(batch, place, values, position),
-                rows=rows
-                and tuple(
+                rows=None
+                if rows is None
+                else tuple(
                     TokenRow(token=token, scores=self._aggregated(batch, place, row[place], position))
                     for token, row in zip(tokens[place], _own_rows(self.adapter, batch, place, rows), strict=True)
                 ),
@@ -182,6 +196,17 @@ class _Work:
             )
             for place, (position, values) in enumerate(zip(positions, scores.double().tolist(), strict=True))
         ]
+
+    def _scores(self, batch: Batch) -> tuple[torch.Tensor, list[list[list[float]]] | None]:
+        """(B, T), or (B, W) for words, and the same for each column of the targets where rows were asked for."""
+        method: Any = self.method
+        if not self.options.rows:
+            return method(self.adapter, batch), None
+        if hasattr(method, "map_and_rows"):
+            scores, rows = method.map_and_rows(self.adapter, batch)
+        else:
+            scores, rows = method(self.adapter, batch), method.rows(self.adapter, batch)
+        return scores, rows.double().tolist()
 
     def _words(self, batch: Batch, place: int, values: Sequence[float], position: int) -> tuple[Word, ...]:
         text = batch.texts[place]

@@ -7,7 +7,7 @@ in, because what is summed next would lose its small terms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from understudy.models.base import Adapter, Batch
 
-__all__ = ["gradients", "gradients_at", "row_gradients", "widened"]
+__all__ = ["gradients", "gradients_at", "mean_and_rows", "row_gradients", "widened"]
 
 
 def gradients(adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -48,14 +48,33 @@ def gradients_at(adapter: Adapter, batch: Batch, points: Iterable[Tensor]) -> It
 def row_gradients(adapter: Adapter, batch: Batch) -> tuple[Tensor, Iterator[Tensor]]:
     """The embeddings, (B, T, D), and the gradient of each target token's logit, S times the same shape.
 
-    One forward pass serves all of them; one gradient is in memory at a time.
+    One forward pass serves all of them; one gradient is in memory at a time. A column of which no example's own token
+    is there, such as that of the token that ends an answer, costs nothing and is zero.
     """
     leaf = adapter.embed(batch.ids).detach().requires_grad_()
     with torch.enable_grad():
         scores = adapter.token_scores(leaf, batch.mask, batch.labels)  # (B, S)
-    last = scores.shape[1] - 1
-    found = (torch.autograd.grad(scores[:, s].sum(), leaf, retain_graph=s < last)[0] for s in range(last + 1))
+    counts = adapter.own(batch.labels).any(0).tolist()
+    last = max((s for s, own in enumerate(counts) if own), default=0)
+    found = (
+        torch.autograd.grad(scores[:, s].sum(), leaf, retain_graph=s < last)[0] if own else torch.zeros_like(leaf)
+        for s, own in enumerate(counts)
+    )
     return widened(leaf.detach()), map(widened, found)
+
+
+def mean_and_rows(adapter: Adapter, batch: Batch, scored: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """What `scored(embeds, gradient)` makes of the mean target logit's gradient, (B, T), and of each row's, (S, B, T).
+
+    The gradient of a mean is the mean of the gradients: the map costs nothing beside its rows.
+    """
+    embeds, found = row_gradients(adapter, batch)
+    total, rows = torch.zeros_like(embeds), []
+    for gradient in found:
+        total += gradient
+        rows.append(scored(embeds, gradient))
+    own = adapter.own(batch.labels).sum(-1).view(-1, 1, 1)
+    return scored(embeds, total / own), torch.stack(rows)
 
 
 def widened(values: Tensor) -> Tensor:

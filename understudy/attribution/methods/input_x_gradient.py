@@ -32,9 +32,9 @@ class InputXGradient:
         return (embeds * gradient).sum(-1)
 
     def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
-        import torch
+        return self.map_and_rows(adapter, batch)[1]
 
-        from understudy.attribution.methods.gradients import row_gradients
+    def map_and_rows(self, adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
+        from understudy.attribution.methods.gradients import mean_and_rows
 
-        embeds, found = row_gradients(adapter, batch)
-        return torch.stack([(embeds * gradient).sum(-1) for gradient in found])
+        return mean_and_rows(adapter, batch, lambda embeds, gradient: (embeds * gradient).sum(-1))

@@ -40,7 +40,10 @@ class Method(Protocol):
 
 
 class TokenMethod(Method, Protocol):
-    """A method that can explain each token of an answer."""
+    """A method that can explain each token of an answer.
+
+    One that has the map and its rows in one go has a `map_and_rows(adapter, batch)` beside, which returns both.
+    """
 
     def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
         """One map for each token of the explained answer: (S, B, T), zero where an example's answer is shorter."""

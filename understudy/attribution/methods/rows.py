@@ -17,5 +17,8 @@ __all__ = ["by_token"]
 
 
 def by_token(method: Method, adapter: Adapter, batch: Batch) -> Tensor:
-    """(S, B, T): the method's map of each target token's logit."""
-    return torch.stack([method(adapter, replace(batch, token=s)) for s in range(batch.labels.shape[1])])
+    """(S, B, T): the method's map of each target token's logit; zero where no example's own token is."""
+    counts = adapter.own(batch.labels).any(0).tolist()
+    found = {s: method(adapter, replace(batch, token=s)) for s, own in enumerate(counts) if own}
+    nothing = torch.zeros_like(next(iter(found.values())))
+    return torch.stack([found.get(s, nothing) for s in range(len(counts))])

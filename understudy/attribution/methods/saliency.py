@@ -34,11 +34,12 @@ class Saliency:
         return self._normed(gradients(adapter, batch)[1])
 
     def rows(self, adapter: Adapter, batch: Batch) -> Tensor:
-        import torch
+        return self.map_and_rows(adapter, batch)[1]
 
-        from understudy.attribution.methods.gradients import row_gradients
+    def map_and_rows(self, adapter: Adapter, batch: Batch) -> tuple[Tensor, Tensor]:
+        from understudy.attribution.methods.gradients import mean_and_rows
 
-        return torch.stack([self._normed(gradient) for gradient in row_gradients(adapter, batch)[1]])
+        return mean_and_rows(adapter, batch, lambda _, gradient: self._normed(gradient))
 
     def _normed(self, gradient: Tensor) -> Tensor:
         return gradient.norm(1 if self.norm == "l1" else 2, dim=-1)
