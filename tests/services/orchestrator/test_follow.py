@@ -170,7 +170,8 @@ def test_more_streams_than_there_may_be_are_told_to_poll(
     monkeypatch.setattr(follow, "MOST_STREAMS", 1)
     job = bench.submit()
     with server.http.stream("GET", path(job), headers=STREAM) as first:
-        next(first.iter_bytes())
+        chunks = first.iter_bytes()  # kept: the connection is closed with it
+        next(chunks)
         answer = server.http.get(path(job), headers=STREAM)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
     deadline = time.monotonic() + 10

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.orchestrator.database import Database
+from services.orchestrator.migrate import migrate
 from services.orchestrator.settings import Settings
 
 
@@ -45,7 +46,7 @@ def test_a_lease_that_one_late_beat_would_lose_is_refused() -> None:
 def test_the_database_is_a_file_in_its_home_whatever_the_homes_name(name: str, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / name)
     database = Database(settings.database)
-    database.create()
+    migrate(database)
     database.close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name / "understudy.db").is_file()
