@@ -98,6 +98,8 @@ class Pool(Generic[C]):
                     last = error
                     with self._changed:
                         address.went_wrong(error, started)
+                    if time.monotonic() >= deadline:
+                        raise
                     log.info("teacher_retry", code=error.code, message=error.message, failures=address.failures)
                 else:
                     with self._changed:

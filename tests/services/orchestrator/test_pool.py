@@ -110,21 +110,24 @@ def test_calls_that_were_refused_together_halve_once() -> None:
 
 def test_never_more_calls_at_once_than_the_limit() -> None:
     pool = Pool(["a"], patience=30.0)
-    lock, now, most = threading.Lock(), 0, 0
+    (address,) = pool._addresses
+    lock, now = threading.Lock(), 0
+    at_once: list[tuple[int, int]] = []
 
     def ask(_: str) -> None:
-        nonlocal now, most
+        nonlocal now
         with lock:
             now += 1
-            most = max(most, now)
+            at_once.append((now, address.slots))  # read while it is busy: the limit only grows when all goes well
         time.sleep(0.01)
         with lock:
             now -= 1
 
-    pool._addresses[0].limit = 2.0
+    address.limit = 2.0
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: pool.call(ask, nothing), range(6)))
-    assert most == 2
+        list(threads.map(lambda _: pool.call(ask, nothing), range(20)))
+    assert all(calls <= slots for calls, slots in at_once)
+    assert max(calls for calls, _ in at_once) >= 2
 
 
 def test_after_failures_in_a_row_one_call_tries_an_address_before_others_follow() -> None:
