@@ -290,12 +290,18 @@ class PredictionResponse(Answer):
 
 
 class Hyperparameters(Request):
-    """`auto` lets the trainer choose. Equal for every arm of a job, so that arms differ by their recipe only."""
+    """`auto` lets the trainer choose. Equal for every arm of a job, so that arms differ by their recipe only.
+
+    `patience` ends a training after that many validations without a better one; None trains to the end. `precision`
+    `auto` is bfloat16 for a large model on an accelerator that computes in it, else float32.
+    """
 
     n_epochs: int | float | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     learning_rate_multiplier: float | Literal["auto"] = "auto"
     max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    patience: int | None = Field(default=None, ge=1, le=1000)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -340,13 +346,31 @@ class Budget(Request):
         return self
 
 
+class LoraSpec(Request):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): only they and the new parts are trained, then merged.
+
+    `rank` of each update, which is scaled by `alpha` / `rank`. `targets` are module names; `auto` is every linear layer
+    inside the model's blocks.
+    """
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: Literal["auto"] | tuple[str, ...] = "auto"
+
+
 class TrainingSpec(Request):
-    """What any job may choose beside its files and its student."""
+    """What any job may choose beside its files and its student.
+
+    `sizes` are smaller training sets on which every arm is trained as well: the learning curve of the report.
+    """
 
     test_file: str | None = None
     hyperparameters: Hyperparameters = Hyperparameters()
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, max_length=20)
     max_train_rows: int | None = Field(default=None, ge=2)
+    sizes: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(), max_length=20)
+    lora: LoraSpec | None = None
     template: str = "{input}"
     alias: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     budget: Budget | None = None
@@ -363,12 +387,20 @@ class SupervisedSpec(TrainingSpec):
 
 
 class DistillationSpec(TrainingSpec):
-    """`recipe` is `auto`, one recipe, or several; controls (`finetune`, random words) are always added beside them."""
+    """`recipe` is `auto`, one recipe, or several; controls (`finetune`, random words) are always added beside them.
+
+    `search` `auto` tries many candidates on short trainings first and goes on with the best by validation. The rows of
+    `unlabelled_file` need no output: the teacher labels them, and recipes with `teacher_labels` train on those whose
+    label it gave at least `min_probability`.
+    """
 
     teacher: TeacherSpec
     recipe: str | tuple[str, ...] = "auto"
+    search: Literal["auto", "off"] = "auto"
     attribution: AttributionSpec = AttributionSpec()
     rationale_weight: float = Field(default=1.0, gt=0, le=100)
+    unlabelled_file: str | None = Field(default=None, min_length=1, max_length=64)
+    min_probability: float = Field(default=0.5, ge=0, le=1)
 
 
 class Progress(Answer):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.schemas import TaskSpec
 
-__all__ = ["ArmResult", "EvaluateSpec", "RowCounts", "TeacherFacts"]
+__all__ = ["ArmResult", "EvaluateSpec", "RowCounts", "Searched", "TeacherFacts"]
 
 
 class _Frozen(BaseModel):
@@ -19,7 +19,9 @@ class ArmResult(_Frozen):
     """One trained student: a recipe with a seed. `artifact` is the id under which its model was stored.
 
     `batch_size` examples went into each step. `without_words` counts training rows that lacked the teacher's words,
-    `truncated` those that were too long for the student's window, as the training's own result says.
+    `truncated` those that were too long for the student's window, as the training's own result says. `size` is the
+    number of labelled training rows where the arm is a point of the learning curve, None where it had all of them.
+    `tokens` are those that its training read.
     """
 
     recipe: str
@@ -34,12 +36,16 @@ class ArmResult(_Frozen):
     batch_size: int | None = None
     without_words: int = 0
     truncated: int = 0
+    size: int | None = None
+    tokens: int = 0
+    teacher_labelled: int = 0
 
 
 class TeacherFacts(_Frozen):
     """`predictions` are JSON lines of `schemas.Prediction`, one for each test row, in its order.
 
     `trained_rows` is how many rows it was fine-tuned on, where that is known and may differ from the students'.
+    `training_seconds` is what its fine-tuning took; `annotation_seconds` and `annotation_tokens` what its maps did.
     """
 
     model: str
@@ -48,6 +54,9 @@ class TeacherFacts(_Frozen):
     predictions: Path
     latency_ms: float | None = None
     trained_rows: int | None = None
+    training_seconds: float | None = None
+    annotation_seconds: float | None = None
+    annotation_tokens: int | None = None
 
 
 class RowCounts(_Frozen):
@@ -55,6 +64,16 @@ class RowCounts(_Frozen):
     validation: int
     test: int
     rejected: int = 0
+    unlabelled: int = 0
+
+
+class Searched(_Frozen):
+    """A candidate that was tried on a short training first; the best of them were trained in full."""
+
+    recipe: str
+    validation_accuracy: float
+    steps: int
+    kept: bool
 
 
 class EvaluateSpec(_Frozen):
@@ -72,6 +91,7 @@ class EvaluateSpec(_Frozen):
     teacher: TeacherFacts | None = None
     notes: tuple[str, ...] = ()
     arms: tuple[ArmResult, ...] = Field(min_length=1)
+    searched: tuple[Searched, ...] = ()
     rows: RowCounts
     top_k: int = Field(default=5, ge=1, le=100)
     attribution_method: str = "saliency"

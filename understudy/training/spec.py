@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from understudy.schemas import Hyperparameters, TaskSpec
+from understudy.schemas import Hyperparameters, LoraSpec, TaskSpec
 
 __all__ = ["TrainEvent", "TrainResult", "TrainSpec"]
 
@@ -18,6 +18,8 @@ class TrainSpec(BaseModel):
     Parquet file of plain examples. `artifacts` is the root of the store in which `model` may be an id or an alias.
     After `max_seconds` a training ends at the step that it has reached, which is at least the first.
     `max_train_rows` keeps the rows with the smallest content hashes: the same ones in every arm and for every seed.
+    `unlabelled` are shards of annotated rows whose output is the teacher's own answer. Every arm is given them, so that
+    all take the same number of steps; recipes with `teacher_labels` train on those whose answer has `min_probability`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -26,6 +28,8 @@ class TrainSpec(BaseModel):
     task: TaskSpec
     train: tuple[Path, ...] = Field(min_length=1)
     annotated: bool
+    unlabelled: tuple[Path, ...] = ()
+    min_probability: float = Field(default=0.5, ge=0, le=1)
     validation: Path
     recipe: str = "finetune"
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -34,6 +38,7 @@ class TrainSpec(BaseModel):
     top_k: int = Field(default=5, ge=1, le=100)
     max_train_rows: int | None = Field(default=None, ge=2)
     max_seconds: float | None = Field(default=None, gt=0)
+    lora: LoraSpec | None = None
     artifacts: str | None = None
 
 
@@ -54,7 +59,9 @@ class TrainResult(BaseModel):
     `seconds` counts every run of a training that was resumed. `without_words` and `without_distribution` count the
     rows whose annotation lacks what the recipe reads: they train the label alone. `truncated` counts the rows of which
     the student's window cut a part off. `planned_steps` are more than `steps` where the time was up; `tokens` are those
-    that all steps read, padding left out.
+    that all steps read, padding left out. `teacher_labelled` counts the rows that the teacher labelled and the recipe
+    trained on, `unsure` those that it left out because the teacher was. `trained_parameters` are fewer than
+    `parameters` where only a part of the model is trained.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -76,3 +83,6 @@ class TrainResult(BaseModel):
     truncated: int = 0
     planned_steps: int = 0
     tokens: int = 0
+    teacher_labelled: int = 0
+    unsure: int = 0
+    trained_parameters: int | None = None
