@@ -64,7 +64,7 @@ class Example(Request):
 class RejectedRow(Answer):
     """A row that was set aside, and why. `line` counts from 1 in the uploaded file (rows, for Parquet)."""
 
-    split: Literal["train", "validation", "test"]
+    split: Literal["train", "validation", "test", "unlabelled"]
     line: int
     reason: str
     param: str | None = None

@@ -18,9 +18,17 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound
-from understudy.schemas import Attribution, Example
+from understudy.schemas import Attribution, Example, PredictionInput
 
-__all__ = ["AnnotatedExample", "read_annotated", "read_examples", "write_annotated", "write_examples"]
+__all__ = [
+    "AnnotatedExample",
+    "read_annotated",
+    "read_examples",
+    "read_inputs",
+    "write_annotated",
+    "write_examples",
+    "write_inputs",
+]
 
 _Row = TypeVar("_Row", bound=BaseModel)
 
@@ -54,6 +62,7 @@ _ATTRIBUTION = pa.struct(
     ]
 )
 _PLAIN = pa.schema(list(_EXAMPLE))
+_INPUT = pa.schema([("id", pa.string()), ("input", pa.string()), ("choices", pa.list_(pa.string()))])
 _ANNOTATED = pa.schema([("example", _EXAMPLE), ("attribution", _ATTRIBUTION)])
 
 
@@ -74,6 +83,16 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
 def read_examples(*paths: Path) -> list[Example]:
     """Read shards in the order given. Raises ArtifactNotFound or ArtifactCorrupt, which name the shard."""
     return [row for path in paths for row in _read(path, _PLAIN, Example)]
+
+
+def write_inputs(path: Path, inputs: Iterable[PredictionInput]) -> int:
+    """Write a shard of rows without an answer and return how many there were."""
+    return _write(path, _INPUT, inputs)
+
+
+def read_inputs(*paths: Path) -> list[PredictionInput]:
+    """Read shards in the order given. Raises ArtifactNotFound or ArtifactCorrupt, which name the shard."""
+    return [row for path in paths for row in _read(path, _INPUT, PredictionInput)]
 
 
 def write_annotated(path: Path, rows: Iterable[AnnotatedExample]) -> int:

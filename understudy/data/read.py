@@ -31,10 +31,11 @@ FORMATS: Mapping[str, Callable[[Path], Iterator[tuple[int, Row]]]] = MappingProx
 )
 
 
-def read_rows(path: Path, split: str = "train") -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path, split: str = "train", *, answered: bool = True) -> Iterator[tuple[int, Row]]:
     """Yield (line, row) of a local file, or of the hub data set that a path such as `hf:org/name` names.
 
-    `split` matters to hub data sets only. Raises InvalidRequest where a file as a whole cannot be read.
+    `split` matters to hub data sets only, `answered` to files that name their columns: whether one must be an output.
+    Raises InvalidRequest where a file as a whole cannot be read.
     """
     if str(path).startswith(PREFIX):
         return read_hub(str(path), split)
@@ -45,4 +46,5 @@ def read_rows(path: Path, split: str = "train") -> Iterator[tuple[int, Row]]:
         raise InvalidRequest(f"there is no file '{path.name}'")
     if path.stat().st_size == 0:
         raise InvalidRequest(f"'{path.name}' is empty")
-    return FORMATS[suffix](path)
+    read = FORMATS[suffix]
+    return read_delimited(path, answered=answered) if read is read_delimited else read(path)

@@ -16,9 +16,18 @@ from typing import Any
 from pydantic import Field
 
 from understudy.errors import InvalidRequest
-from understudy.schemas import MAX_TEXT_CHARS, Example
+from understudy.schemas import MAX_TEXT_CHARS, Example, PredictionInput
 
-__all__ = ["INPUT_NAMES", "OUTPUT_NAMES", "SourceRow", "content_key", "parse_row", "shown"]
+__all__ = [
+    "INPUT_NAMES",
+    "OUTPUT_NAMES",
+    "SourceInput",
+    "SourceRow",
+    "content_key",
+    "parse_input",
+    "parse_row",
+    "shown",
+]
 
 INPUT_NAMES = ("input", "text", "question", "prompt", "sentence")
 OUTPUT_NAMES = ("output", "label", "answer", "completion")
@@ -37,6 +46,14 @@ class SourceRow(Example):
         return isinstance(other, Example) and self.model_dump() == other.model_dump()
 
     __hash__ = Example.__hash__
+
+
+class SourceInput(PredictionInput):
+    """A row without an answer. `answered`: the file had one, which was not read."""
+
+    id: str
+    line: int = Field(default=0, exclude=True, repr=False)
+    answered: bool = Field(default=False, exclude=True, repr=False)
 
 
 def parse_row(fields: Mapping[str, Any], line: int = 0) -> SourceRow:
@@ -58,6 +75,18 @@ def parse_row(fields: Mapping[str, Any], line: int = 0) -> SourceRow:
         rationale=_rationale(fields.get("rationale")),
         highlights=_highlights(fields.get("highlights"), len(text)),
         line=line,
+    )
+
+
+def parse_input(fields: Mapping[str, Any], line: int = 0) -> SourceInput:
+    """Check the fields of a row that needs no answer. One that is there is not read: the row is as good without."""
+    if "messages" in fields:
+        fields = {**fields, **_question(fields["messages"])}
+    name, value = _pick(fields, INPUT_NAMES)
+    text, choices = _text(value, name), _choices(fields.get("choices"))
+    answered = any(fields.get(name) not in (None, "") for name in OUTPUT_NAMES)
+    return SourceInput(
+        id=_id(fields.get("id"), text, choices), input=text, choices=choices, line=line, answered=answered
     )
 
 
@@ -93,22 +122,35 @@ def _pick(fields: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
 
 def _exchange(messages: Any) -> dict[str, str]:
     """An OpenAI chat row: what the system and the user say is the input, the assistant's answer the output."""
+    contents = _turns(messages, _ROLES)
+    if (weight := messages[-1].get("weight")) not in (None, 1):
+        complaint = (
+            "is 0: nothing is to be learnt from this row" if weight == 0 else f"is 0 or 1, not {shown(str(weight))}"
+        )
+        raise _refusal(f"messages[{len(messages) - 1}].weight", complaint)
+    return {"input": "\n\n".join(contents[:-1]), "output": contents[-1]}
+
+
+def _question(messages: Any) -> dict[str, str]:
+    """What the system and the user say in a chat row; an answer behind it is left out before anything is checked."""
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+        messages = messages[:-1] if messages[-1].get("role") == "assistant" else messages
+    return {"input": "\n\n".join(_turns(messages, [roles[:-1] for roles in _ROLES]))}
+
+
+def _turns(messages: Any, expected: Sequence[list[str]]) -> list[str]:
+    """What each speaks, where they speak in one of the expected orders."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise _refusal("messages", "must be a list of messages with a role and a content")
     for i, message in enumerate(messages):
         if message.get("role") in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
             raise _refusal(f"messages[{i}]", "is about a tool's call, and what is trained here answers with text only")
     roles = [message.get("role") for message in messages]
-    if roles not in _ROLES:
+    if roles not in expected:
         said = shown(", ".join(map(str, roles))) or "none"
-        raise _refusal("messages", f"must be of system (optional), user and assistant, one each, not {said}")
-    if (weight := messages[-1].get("weight")) not in (None, 1):
-        complaint = (
-            "is 0: nothing is to be learnt from this row" if weight == 0 else f"is 0 or 1, not {shown(str(weight))}"
-        )
-        raise _refusal(f"messages[{len(messages) - 1}].weight", complaint)
-    contents = [_content(message.get("content"), f"messages[{i}].content") for i, message in enumerate(messages)]
-    return {"input": "\n\n".join(contents[:-1]), "output": contents[-1]}
+        wanted = " and ".join(expected[0])
+        raise _refusal("messages", f"must be of system (optional), {wanted}, one each, not {said}")
+    return [_content(message.get("content"), f"messages[{i}].content") for i, message in enumerate(messages)]
 
 
 def _content(value: Any, param: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
-from understudy.data.rows import SourceRow, content_key
+from understudy.data.rows import SourceInput, SourceRow, content_key
 from understudy.errors import InvalidRequest
 from understudy.schemas import Example, RejectedRow
 
-__all__ = ["remove_leaks", "split_examples"]
+__all__ = ["remove_known", "remove_leaks", "split_examples"]
+
+_Row = TypeVar("_Row", Example, SourceInput)
 
 
 def split_examples(
@@ -51,23 +53,31 @@ def remove_leaks(
     return train, validation, from_train + from_validation
 
 
+def remove_known(
+    unlabelled: Sequence[SourceInput], **splits: Sequence[Example]
+) -> tuple[list[SourceInput], list[RejectedRow]]:
+    """Set aside the rows whose question one of the splits asks: there it has an answer, or must stay unseen."""
+    known = {_question(row): split for split, rows in splits.items() for row in rows}
+    return _without(unlabelled, known, "unlabelled")
+
+
 def _without(
-    rows: Sequence[Example], later: dict[str, str], split: Literal["train", "validation"]
-) -> tuple[list[Example], list[RejectedRow]]:
-    kept: list[Example] = []
+    rows: Sequence[_Row], later: dict[str, str], split: Literal["train", "validation", "unlabelled"]
+) -> tuple[list[_Row], list[RejectedRow]]:
+    kept: list[_Row] = []
     rejected: list[RejectedRow] = []
     for position, row in enumerate(rows, start=1):
         where = later.get(_question(row))
         if where is None:
             kept.append(row)
             continue
-        line = row.line if isinstance(row, SourceRow) else position
+        line = row.line if isinstance(row, SourceRow | SourceInput) else position
         reason = f"the {where} split has the same input"
         rejected.append(RejectedRow(split=split, line=line, reason=reason, param="input"))
     return kept, rejected
 
 
-def _question(example: Example) -> str:
+def _question(example: Example | SourceInput) -> str:
     return content_key(example.input, example.choices)
 
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from understudy.data.rows import SourceRow, shown
+from understudy.data.rows import SourceInput, SourceRow, shown
 from understudy.errors import InvalidRequest
 from understudy.schemas import Example, RejectedRow, TaskSpec
 
-__all__ = ["infer_task", "keep_known_labels"]
+__all__ = ["infer_task", "keep_askable", "keep_known_labels"]
 
 _MAX_LABELS = 100
 _MEAN_REPEATS = 5
@@ -59,6 +59,22 @@ def keep_known_labels(
         if row.output not in known
     ]
     return [row for row in examples if row.output in known], rejected
+
+
+def keep_askable(task: TaskSpec, rows: Sequence[SourceInput]) -> tuple[list[SourceInput], list[RejectedRow]]:
+    """Set aside the rows without an answer that are not of the task: choices are on every row of it, or on none."""
+    wanted = task.kind == "choice"
+    reason = (
+        "choices is missing, and the training rows are multiple choice"
+        if wanted
+        else f"choices is there, and the training rows are no multiple choice: their task is {task.kind}"
+    )
+    rejected = [
+        RejectedRow(split="unlabelled", line=row.line, reason=reason, param="choices")
+        for row in rows
+        if (row.choices is not None) != wanted
+    ]
+    return [row for row in rows if (row.choices is not None) == wanted], rejected
 
 
 def _are_classes(outputs: Counter[str]) -> bool:

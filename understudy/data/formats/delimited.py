@@ -1,7 +1,7 @@
 """CSV and TSV with a header line, in constant memory.
 
 The separator is the one with which the header names both an input and an output; nothing is guessed from the text
-below it. Cells may hold quoted line breaks.
+below it; a file of questions alone needs a name for the input only. Cells may hold quoted line breaks.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["read_delimited"]
 _SEPARATORS = (",", ";", "\t", "|")
 
 
-def read_delimited(path: Path) -> Iterator[tuple[int, Row]]:
+def read_delimited(path: Path, *, answered: bool = True) -> Iterator[tuple[int, Row]]:
     """Yield (line, row), where `line` is the first of the lines that the row takes."""
     with open_text(path, newline="") as file:
         cut: list[str] = []
         text = _watched(file, cut)
         above, header = next(((number, line) for number, line in enumerate(text, start=1) if line.strip()), (0, ""))
-        separator, names = _header(header, path)
+        separator, names = _header(header, path, answered)
         reader = csv.reader(text, delimiter=separator, strict=True)
         while True:
             start = above + reader.line_num + 1
@@ -51,16 +51,18 @@ def _watched(file: IO[str], cut: list[str]) -> Iterator[str]:
         yield line
 
 
-def _header(line: str, path: Path) -> tuple[str, list[str]]:
+def _header(line: str, path: Path, answered: bool) -> tuple[str, list[str]]:
     """The separator and the names of the columns, in lower case."""
     for separator in _SEPARATORS:
         names = _names(line, separator)
-        if set(names) & set(INPUT_NAMES) and set(names) & set(OUTPUT_NAMES):
+        if set(names) & set(INPUT_NAMES) and (not answered or set(names) & set(OUTPUT_NAMES)):
             _check_names(names, path)
             return separator, names
+    columns = [f"one of {', '.join(INPUT_NAMES)} for the input"]
+    columns += [f"one of {', '.join(OUTPUT_NAMES)} for the output"] if answered else []
     raise InvalidRequest(
-        f"the first line of '{path.name}' must name the columns: one of {', '.join(INPUT_NAMES)} for the input and one "
-        f"of {', '.join(OUTPUT_NAMES)} for the output; it holds '{shown(line.strip())}'"
+        f"the first line of '{path.name}' must name the columns: {' and '.join(columns)}; it holds "
+        f"'{shown(line.strip())}'"
     )
 
 
