@@ -59,9 +59,16 @@ SENTENCES = (
 TARGETS = ("positive", "negative", "neutral", "negative", "neutral", "neutral") * 2
 
 
-def tiny_seq2seq(folder: Path, *, template: str = "{input}", seed: int = 0, ref: str = "scratch:t5-1x16") -> Path:
-    """A gated-GELU T5 that writes text."""
-    return _publish(folder, ref, TaskSpec(template=template), seed)
+def tiny_seq2seq(
+    folder: Path,
+    *,
+    template: str = "{input}",
+    seed: int = 0,
+    ref: str = "scratch:t5-1x16",
+    pooling: Literal["mean", "gate"] = "mean",
+) -> Path:
+    """A gated-GELU T5 that writes text; with `pooling="gate"` a gate on its encoder's states."""
+    return _publish(folder, ref, TaskSpec(template=template), seed, pooling)
 
 
 def tiny_causal(
@@ -80,7 +87,7 @@ def tiny_classifier(
     labels: Sequence[str] = LABELS,
     template: str = "{input}",
     seed: int = 0,
-    pooling: Literal["mean", "gate"] = "mean",
+    pooling: Literal["mean", "gate", "tags"] = "mean",
     kind: Literal["understudy", "bert"] = "understudy",
 ) -> Path:
     """An EncoderClassifier, or with `kind="bert"` the hub's own BertForSequenceClassification."""
@@ -227,12 +234,14 @@ def _card(ref: str, seed: int, reasons: Literal["gate", "saliency"] = "saliency"
     return ModelCard(base_model=ref, recipe="finetune", seed=seed, reasons=reasons, max_tokens=64)
 
 
-def _publish(folder: Path, ref: str, task: TaskSpec, seed: int, pooling: Literal["mean", "gate"] = "mean") -> Path:
+def _publish(
+    folder: Path, ref: str, task: TaskSpec, seed: int, pooling: Literal["mean", "gate", "tags"] = "mean"
+) -> Path:
     from understudy.models.load import create, save
 
     targets = task.labels or TARGETS
     model, tokenizer = create(ref, store=None, task=task, texts=SENTENCES, targets=targets, seed=seed, pooling=pooling)
-    save(model, tokenizer, task, _card(ref, seed, "gate" if pooling == "gate" else "saliency"), folder)
+    save(model, tokenizer, task, _card(ref, seed, "saliency" if pooling == "mean" else "gate"), folder)
     return folder
 
 

@@ -9,11 +9,13 @@ import torch
 from torch.testing import assert_close
 
 from understudy.training.losses import (
+    alignment,
     cross_entropy,
     distillation,
-    gate_cross_entropy,
+    marks_cross_entropy,
     mixture,
     sequence_log_likelihood,
+    word_norms,
 )
 
 
@@ -58,28 +60,28 @@ def test_log_likelihood_is_the_sum_over_tokens(logits: torch.Tensor) -> None:
 
 
 def test_gate_loss_of_an_undecided_gate_is_log_two() -> None:
-    loss = gate_cross_entropy(torch.zeros(1, 4), torch.tensor([[1.0, 0, 0, 1]]), torch.ones(1, 4))
+    loss = marks_cross_entropy(torch.zeros(1, 4), torch.tensor([[1.0, 0, 0, 1]]), torch.ones(1, 4))
     assert_close(loss, torch.tensor([math.log(2)]))
 
 
 def test_gate_loss_ignores_what_is_masked() -> None:
     gate = torch.tensor([[2.0, -1.0, 50.0, -50.0]])
     targets = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
-    masked = gate_cross_entropy(gate, targets, torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
-    assert_close(masked, gate_cross_entropy(gate[:, :2], targets[:, :2], torch.ones(1, 2)))
+    masked = marks_cross_entropy(gate, targets, torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+    assert_close(masked, marks_cross_entropy(gate[:, :2], targets[:, :2], torch.ones(1, 2)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_gate_shut_on_padding_poisons_nothing(dtype: torch.dtype) -> None:
     gate = torch.tensor([[1.0, torch.finfo(dtype).min]], dtype=dtype, requires_grad=True)
-    gate_cross_entropy(gate, torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])).sum().backward()
+    marks_cross_entropy(gate, torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]])).sum().backward()
     assert gate.grad is not None
     assert torch.isfinite(gate.grad).all()
     assert gate.grad[0, 1] == 0
 
 
 def test_a_gate_without_any_token_costs_nothing() -> None:
-    assert gate_cross_entropy(torch.randn(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0, 0]
+    assert marks_cross_entropy(torch.randn(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0, 0]
 
 
 def test_distillation_is_zero_when_the_student_agrees() -> None:
@@ -130,3 +132,22 @@ def test_mixture_end_points_are_the_losses_themselves() -> None:
 def test_a_row_the_teacher_said_nothing_about_trains_its_label_in_full() -> None:
     mixed = mixture(torch.tensor([1.0, 1.0]), torch.tensor([9.0, 9.0]), 0.5, torch.tensor([1.0, 0.0]))
     assert mixed.tolist() == [5.0, 1.0]
+
+
+def test_a_words_norm_is_the_sum_over_its_tokens() -> None:
+    gradients = torch.tensor([[[1.0, -2.0], [0.5, 0.0], [9.0, 9.0], [-3.0, 1.0]]])
+    owners = torch.tensor([[0, 0, 2, 1]])  # the third token is of no word
+    assert word_norms(gradients, owners, 2).tolist() == [[3.5, 4.0]]
+
+
+def test_maps_of_one_shape_have_no_distance_and_opposite_ones_the_largest() -> None:
+    teacher = torch.tensor([[0.6, 0.8, 0.0], [1.0, 0.0, 0.0]])
+    assert_close(alignment(5 * teacher, teacher), torch.zeros(2), atol=1e-6, rtol=0)
+    assert_close(alignment(torch.tensor([[0.0, 0.0, 2.0], [0.0, 7.0, 0.0]]), teacher), torch.full((2,), 2.0))
+
+
+def test_a_map_without_any_score_has_a_finite_gradient() -> None:
+    student = torch.zeros(1, 3, requires_grad=True)
+    alignment(student, torch.tensor([[1.0, 0.0, 0.0]])).sum().backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy.data.parquet import AnnotatedExample, write_examples
+from understudy.data.parquet import AnnotatedExample, write_annotated, write_examples
 from understudy.errors import InvalidRequest, ModelNotFound
 from understudy.models.load import create, load_card, load_task
 from understudy.schemas import Hyperparameters, PredictionInput, TaskSpec
@@ -22,12 +22,17 @@ from understudy.training.spec import TrainEvent, TrainSpec
 MakeSpec = Callable[..., TrainSpec]
 
 T5 = "scratch:t5-1x16"
+GPT = "scratch:gpt2-1x16"
 ARMS = [
     ("finetune", "scratch:bert-1x16"),
     ("rationale_gate", "scratch:bert-1x16"),
     ("rationale_gate+logit_kd+random_rationale", "scratch:bert-1x16"),
     ("saliency+logit_kd", T5),
     ("saliency+random_rationale", T5),
+    ("saliency", "scratch:bert-1x16"),
+    ("attribution_alignment", "scratch:bert-1x16"),
+    ("rationale_input+shuffled_rationale", GPT),
+    ("attribution_alignment+logit_kd", GPT),
 ]
 
 
@@ -263,9 +268,10 @@ def test_progress_is_told_with_about_ten_validations(make_spec: MakeSpec, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"recipe": "saliency"}, "saliency trains seq2seq students"),
+        ({"recipe": "label_then_rationale"}, "trains causal or seq2seq students"),
+        ({"recipe": "teacher_labels"}, "unlabelled_file"),
         ({"task": TaskSpec()}, "fixed label set"),
-        ({"recipe": "nonsense"}, "choose from"),
+        ({"recipe": "nonsense"}, "unknown recipe"),
     ],
 )
 def test_a_spec_that_cannot_be_trained_says_why(
@@ -291,3 +297,19 @@ def test_students_with_and_without_a_gate_start_from_the_same_encoder(rows: list
     ]
     plain, gated = (model.encoder.state_dict() for model in models)
     assert all(torch.equal(plain[name], gated[name]) for name in plain)
+
+
+def test_rows_that_the_teacher_labelled_train_the_recipe_that_reads_them_and_no_other(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample]
+) -> None:
+    half = tmp_path / "unlabelled.parquet"
+    doubtful = rows[-1].attribution.model_copy(update={"probability": 0.4})
+    write_annotated(half, [*rows[12:-1], rows[-1].model_copy(update={"attribution": doubtful})])
+    # An epoch is all rows that any arm may read, so that equal epochs are equal steps.
+    given = {"rows": rows[:12], "unlabelled": (half,), "hyperparameters": Hyperparameters(n_epochs=1, batch_size=1)}
+    plain = train(make_spec("finetune", **given), tmp_path / "plain", quiet)
+    taught = train(make_spec("teacher_labels", **given), tmp_path / "taught", quiet)
+    assert (plain.instances, plain.teacher_labelled) == (12, 0)
+    assert (taught.instances, taught.teacher_labelled, taught.unsure) == (12 + 11, 11, 1)
+    assert plain.steps == taught.steps == 12 + 11
+    assert plain.parameters == taught.parameters, "the tokenizer is trained on the same texts"

@@ -45,7 +45,7 @@ def make_trainer(tmp_path: Path, rows: list[Any], monkeypatch: pytest.MonkeyPatc
             train_dataset=build_instances(adapter, chosen, recipe, seed=0, top_k=2),
             eval_dataset=chosen,
             data_collator=Collator("classifier", 0),
-            objective=objective or Objective(recipe, 1.0),
+            objective=objective or Objective(recipe, "classifier", 1.0),
             validate=lambda: next(scores) if scores else Validation(0.5, 1.0),
             emit=lambda _: None,
             stopwatch=Stopwatch(),
@@ -75,7 +75,7 @@ def test_the_logged_loss_is_the_mean_over_examples(make_trainer: MakeTrainer) ->
             seen.append(losses.detach())
             return losses
 
-    trainer = make_trainer(2, objective=Recording(parse_recipe("rationale_gate+logit_kd"), 1.0))
+    trainer = make_trainer(2, objective=Recording(parse_recipe("rationale_gate+logit_kd"), "classifier", 1.0))
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # An epoch of ten rows: two steps of two micro-batches, and one step of the two rows that are left.

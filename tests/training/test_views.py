@@ -6,15 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from understudy.data.parquet import AnnotatedExample
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
+from understudy.models.forms import compose
 from understudy.models.load import load_adapter
 from understudy.schemas import Attribution, Example, TaskSpec, Word
 from understudy.testing import tiny_causal, tiny_classifier, tiny_seq2seq
 from understudy.training.recipes import parse_recipe
-from understudy.training.views import Instance, Row, build_instances, chosen_words, label_template, select_rows
+from understudy.training.views import (
+    Instance,
+    Row,
+    build_instances,
+    chosen_words,
+    label_template,
+    select_rows,
+    word_scores,
+)
 
 TASK = TaskSpec(kind="classification", labels=("bad", "good"))
 MakeAdapter = Callable[..., Adapter]
@@ -35,7 +45,7 @@ def adapter_for(tmp_path_factory: pytest.TempPathFactory) -> MakeAdapter:
     ) -> Adapter:
         if architecture not in folders:
             folders[architecture] = makers[architecture](tmp_path_factory.mktemp(architecture))
-        asked = label_template(parse_recipe(recipe), task)
+        asked = label_template(parse_recipe(recipe), task, architecture)
         return load_adapter(str(folders[architecture]), task=asked, device="cpu", max_tokens=max_tokens)
 
     return make
@@ -105,13 +115,13 @@ def test_the_gate_marks_every_token_of_a_word_and_nothing_else(
 ) -> None:
     adapter = adapter_for("classifier")
     for one, row in zip(build(adapter, rows, "rationale_gate"), rows, strict=True):
-        assert one.gate is not None
-        for span, target in zip(one.label.spans, one.gate, strict=True):
+        assert one.marks is not None
+        for span, target in zip(one.label.spans, one.marks, strict=True):
             inside = span and any(w.start < span[1] and span[0] < w.end for w in row.attribution.rationale)
             assert target == (None if span is None else int(bool(inside)))
-        assert one.gate[0] is None, "the start token is no part of the text"
-        assert one.gate[-1] is None, "nor is the end token"
-        assert 1 in one.gate
+        assert one.marks[0] is None, "the start token is no part of the text"
+        assert one.marks[-1] is None, "nor is the end token"
+        assert 1 in one.marks
 
 
 def test_the_template_is_no_part_of_the_gate(adapter_for: MakeAdapter, rows: list[AnnotatedExample]) -> None:
@@ -119,8 +129,8 @@ def test_the_template_is_no_part_of_the_gate(adapter_for: MakeAdapter, rows: lis
     framed_task = TASK.model_copy(update={"template": "it is a film: {input} was it"})
     framed = build(adapter_for("classifier", task=framed_task), rows, "rationale_gate")
     for one, other in zip(plain, framed, strict=True):
-        assert [target for target in one.gate or [] if target is not None] == [
-            target for target in other.gate or [] if target is not None
+        assert [target for target in one.marks or [] if target is not None] == [
+            target for target in other.marks or [] if target is not None
         ]
 
 
@@ -149,7 +159,7 @@ def test_candidates_of_a_writing_student_are_the_rows_own_choices(adapter_for: M
     adapter = adapter_for("seq2seq", task=task)
     (one,) = build_instances(adapter, [Row(example, said)], parse_recipe("logit_kd"), seed=0, top_k=5)
     assert one.distribution == [0.5, 0.3, 0.2]
-    assert [decode(adapter, ids) for ids in one.candidates or []] == ["music", "rain", "name"]
+    assert [decode(adapter, side.labels) for side in one.candidates or []] == ["music", "rain", "name"]
 
 
 def test_a_distribution_over_other_answers_is_not_used(adapter_for: MakeAdapter, rows: list[AnnotatedExample]) -> None:
@@ -217,3 +227,77 @@ def test_a_subsample_is_the_same_whatever_the_order_and_keeps_it(rows: list[Anno
     assert chosen == [row for row in plain if row in chosen]
     assert {row.example.id for row in select_rows(plain, 3)} <= {row.example.id for row in chosen}
     assert select_rows(plain, None) == select_rows(plain, 1000) == plain
+
+
+def test_the_order_of_the_control_is_drawn_and_its_words_are_the_teachers(rows: list[AnnotatedExample]) -> None:
+    shuffled = parse_recipe("saliency+shuffled_rationale")
+    given = [Row(row.example, row.attribution) for row in rows]
+    drawn = [chosen_words(row, shuffled, 0, top_k=5) for row in given]
+    kept = [chosen_words(row, parse_recipe("saliency"), 0, top_k=5) for row in given]
+    assert [sorted(words, key=lambda word: word.start) for words in drawn] == kept
+    assert drawn != kept
+
+
+def test_the_control_of_a_map_deals_out_the_same_scores(rows: list[AnnotatedExample]) -> None:
+    row = Row(rows[0].example, rows[0].attribution)
+    own, dealt = (
+        word_scores(row, parse_recipe(f"attribution_alignment{more}"), 0) for more in ("", "+random_rationale")
+    )
+    assert own == list(rows[0].attribution.words)
+    assert [word.text for word in dealt] == [word.text for word in own]
+    assert sorted(word.score for word in dealt) == sorted(word.score for word in own)
+    assert dealt != own
+
+
+def test_a_map_gives_every_token_to_its_word(adapter_for: MakeAdapter, rows: list[AnnotatedExample]) -> None:
+    adapter = adapter_for("causal")
+    for one, row in zip(build(adapter, rows, "attribution_alignment"), rows, strict=True):
+        assert one.map is not None
+        for span, owner in zip(one.label.spans, one.map.owners, strict=True):
+            within = [i for i, word in enumerate(row.attribution.words) if span and word.start < span[1] <= word.end]
+            assert owner == (within[0] if within else None)
+        scores = torch.tensor([word.score for word in row.attribution.words])
+        assert one.map.scores == pytest.approx((scores / scores.norm()).tolist())
+
+
+def test_words_that_speak_against_the_answer_or_were_cut_off_have_no_share(
+    adapter_for: MakeAdapter, rows: list[AnnotatedExample]
+) -> None:
+    words = rows[0].attribution.words
+    scores = [3.0, 4.0, -9.0, *[0.0] * (len(words) - 3)]
+    said = [word.model_copy(update={"score": score}) for word, score in zip(words, scores, strict=True)]
+    row = rows[0].model_copy(update={"attribution": rows[0].attribution.model_copy(update={"words": tuple(said)})})
+    (one,) = build(adapter_for("classifier"), [row], "attribution_alignment")
+    assert one.map is not None
+    assert one.map.scores[:3] == pytest.approx([0.6, 0.8, 0.0])
+    (cut,) = build(adapter_for("classifier", max_tokens=6), [row], "attribution_alignment")
+    assert cut.map is not None
+    assert len(cut.map.scores) < len(words)
+
+
+def test_the_forms_of_an_answer_hold_the_words_in_their_order(
+    adapter_for: MakeAdapter, rows: list[AnnotatedExample]
+) -> None:
+    adapter = adapter_for("seq2seq")
+    for recipe in ("label_then_rationale", "rationale_then_label", "rationale_then_label+random_rationale"):
+        for one, row in zip(build(adapter, rows, recipe), rows, strict=True):
+            words = chosen_words(Row(row.example, row.attribution), parse_recipe(recipe), 0, top_k=5)
+            expected = compose(parse_recipe(recipe).form, row.example.output, [word.text for word in words])
+            assert one.label.labels == adapter.tokenizer(text_target=expected)["input_ids"]
+
+
+@pytest.mark.parametrize("architecture", ["seq2seq", "causal"])
+def test_a_candidate_stands_where_the_label_does(
+    adapter_for: MakeAdapter, rows: list[AnnotatedExample], architecture: str
+) -> None:
+    adapter = adapter_for(architecture)
+    end = adapter.tokenizer.eos_token_id
+    for one, row in zip(build(adapter, rows, "rationale_then_label+logit_kd"), rows, strict=True):
+        gold = [side for side in one.candidates or [] if side.labels == one.label.labels]
+        assert len(gold) == 1, f"the gold answer of {row.example.id} is what is written"
+    for one, row in zip(build(adapter, rows, "label_then_rationale+logit_kd"), rows, strict=True):
+        written = [label for label in one.label.labels if label >= 0]
+        for name, side in zip(TASK.labels, one.candidates or [], strict=True):
+            target = [label for label in side.labels if label >= 0]
+            assert target[-1] != end, "the words are still to come"
+            assert (written[: len(target)] == target) == (name == row.example.output)

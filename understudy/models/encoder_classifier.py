@@ -1,9 +1,10 @@
 """An encoder with a pooled sentence vector and a linear head: every classifier student, in every arm of a job.
 
-Arms differ by their recipe only, so `finetune` and `logit_kd` use the same class with `pooling="mean"` and the
-rationale gate with `pooling="gate"`: each token gets a probability that it belongs to a reason, and the sentence vector
-is the mean of the hidden states weighted by it (rationale-augmented convolutional networks, Zhang, Marshall and
-Wallace 2016). Knows nothing of tokenizers, of rationales or of losses other than the cross-entropy of its label.
+Arms differ by their recipe only, so all use this class. With `pooling="mean"` the sentence vector is the mean of the
+hidden states. With `"gate"` each token gets a probability that it belongs to a reason, and the mean is weighted by it
+(rationale-augmented convolutional networks, Zhang, Marshall and Wallace 2016). With `"tags"` there is such a
+probability too, as a second task: the label is read from the plain mean. Knows nothing of tokenizers, of rationales or
+of losses other than the cross-entropy of its label.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
-__all__ = ["EncoderClassifier", "EncoderClassifierConfig", "EncoderClassifierOutput", "drop_pooler"]
+__all__ = ["EncoderClassifier", "EncoderClassifierConfig", "EncoderClassifierOutput", "Pooling", "drop_pooler"]
+
+Pooling = Literal["mean", "gate", "tags"]
 
 
 @strict
@@ -29,7 +32,7 @@ class EncoderClassifierConfig(PreTrainedConfig):
     sub_configs_defaults = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
 
     encoder: PreTrainedConfig | dict[str, Any] | None = None
-    pooling: Literal["mean", "gate"] = "mean"
+    pooling: Pooling = "mean"
     dropout: float = 0.1
 
     @property
@@ -39,7 +42,7 @@ class EncoderClassifierConfig(PreTrainedConfig):
 
 @dataclass
 class EncoderClassifierOutput(ModelOutput):
-    """`gate_logits` are one logit a token, padding at the dtype's minimum; None with mean pooling.
+    """`gate_logits` are one logit a token, padding at the dtype's minimum; None where tokens have none.
 
     `attentions` are the encoder's, where they were asked for: (B, H, T, T) a layer.
     """
@@ -68,7 +71,7 @@ class EncoderClassifier(PreTrainedModel):
     def __init__(self, config: EncoderClassifierConfig) -> None:
         super().__init__(config)
         self.encoder = drop_pooler(AutoModel.from_config(config.encoder))
-        self.gate = nn.Linear(config.hidden_size, 1) if config.pooling == "gate" else None
+        self.gate = nn.Linear(config.hidden_size, 1) if config.pooling != "mean" else None
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -99,7 +102,8 @@ class EncoderClassifier(PreTrainedModel):
         weights = real
         if self.gate is not None:
             gate_logits = self.gate(hidden).squeeze(-1)  # (B, T)
-            weights = torch.sigmoid(gate_logits) * real
+            if self.config.pooling == "gate":
+                weights = torch.sigmoid(gate_logits) * real
             gate_logits = gate_logits.masked_fill(real == 0, torch.finfo(hidden.dtype).min)
         # The clamp only matters where every gate is shut or a row is all padding; 0 / 0 would poison the batch.
         total = weights.sum(1, keepdim=True).clamp_min(torch.finfo(hidden.dtype).tiny)

@@ -19,8 +19,9 @@ from understudy.errors import InvalidRequest, ModelError, ModelNotFound
 from understudy.models.base import Adapter
 from understudy.models.causal import CausalAdapter
 from understudy.models.classifier import ClassifierAdapter
-from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig, drop_pooler
+from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig, Pooling, drop_pooler
 from understudy.models.fingerprint import fingerprint
+from understudy.models.forms import Form
 from understudy.models.scratch import FAMILIES, PREFIX, build_config, corpus, parse_scratch, train_tokenizer
 from understudy.models.seq2seq import Seq2SeqAdapter
 from understudy.models.source import LOADERS, Architecture, Source, architecture, architecture_of
@@ -63,6 +64,7 @@ class ModelCard(BaseModel):
     recipe: str
     seed: int
     reasons: Literal["gate", "generated", "saliency"] = "saliency"
+    form: Form = "label"
     explain_template: str | None = None
     top_k: int = 5
     max_tokens: int = DEFAULT_WINDOW
@@ -121,7 +123,7 @@ def create(
     texts: Sequence[str],
     targets: Sequence[str],
     seed: int,
-    pooling: Literal["mean", "gate"] = "mean",
+    pooling: Pooling = "mean",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """What is to be trained: a scratch model, or a pretrained one, a classifier's head fresh in either case.
 
@@ -168,7 +170,7 @@ def _default_task(kind: str, config: PreTrainedConfig) -> TaskSpec:
     return TaskSpec()
 
 
-def _classifier(encoder: PreTrainedConfig, task: TaskSpec, pooling: Literal["mean", "gate"]) -> EncoderClassifier:
+def _classifier(encoder: PreTrainedConfig, task: TaskSpec, pooling: Pooling) -> EncoderClassifier:
     if task.kind != "classification":
         raise InvalidRequest(
             f"an encoder picks one of a closed set of labels and the task is {task.kind}: choose an encoder-decoder",
@@ -184,7 +186,7 @@ def _classifier(encoder: PreTrainedConfig, task: TaskSpec, pooling: Literal["mea
 
 
 def _create_scratch(
-    ref: str, task: TaskSpec, texts: Sequence[str], targets: Sequence[str], pooling: Literal["mean", "gate"]
+    ref: str, task: TaskSpec, texts: Sequence[str], targets: Sequence[str], pooling: Pooling
 ) -> tuple[Any, Any]:
     scratch = parse_scratch(ref)
     tokenizer = train_tokenizer(scratch.family, corpus(texts, targets, task.template))
@@ -194,7 +196,7 @@ def _create_scratch(
     return model, tokenizer
 
 
-def _create_pretrained(source: Source, task: TaskSpec, pooling: Literal["mean", "gate"]) -> tuple[Any, Any]:
+def _create_pretrained(source: Source, task: TaskSpec, pooling: Pooling) -> tuple[Any, Any]:
     config = source.config()
     tokenizer = source.tokenizer()
     kind = architecture(config)

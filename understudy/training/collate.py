@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -21,21 +21,32 @@ class Collator:
     """Callable on a list of instances, as a DataLoader wants it.
 
     `shift` turns a decoder's labels into its inputs (`prepare_decoder_input_ids_from_labels`); None for models without
-    a decoder of their own. The result holds `label`, and `explanation`, `gate` and `distribution` where any instance
-    has one; an instance that lacks it takes part with weight 0.
+    a decoder of their own. The result holds `label`, and `explanation`, `input`, `marks`, `map` and `distribution`
+    where any instance has one; an instance that lacks it takes part with weight 0. `special_ids` are the tokens that
+    end an answer and are no part of it.
     """
 
-    def __init__(self, architecture: str, pad_id: int, shift: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        pad_id: int,
+        shift: Callable[[Tensor], Tensor] | None = None,
+        special_ids: Collection[int] = (),
+    ) -> None:
         self.architecture = architecture
         self.pad_id = pad_id
         self.shift = shift
+        self.special_ids = torch.tensor(sorted(special_ids), dtype=torch.long)
 
     def __call__(self, instances: Sequence[Instance]) -> Tensors:
         batch: Tensors = {"label": self._side([one.label for one in instances])}
-        if any(one.explanation for one in instances):
-            batch["explanation"] = self._explanation(instances)
-        if any(one.gate for one in instances):
-            batch["gate"] = self._gate(instances)
+        for name in ("explanation", "input"):
+            if any(getattr(one, name) for one in instances):
+                batch[name] = self._some([getattr(one, name) for one in instances])
+        if any(one.marks for one in instances):
+            batch["marks"] = self._marks(instances)
+        if any(one.map for one in instances):
+            batch["map"] = self._map(instances, batch["label"]["labels"])
         if any(one.distribution for one in instances):
             batch["distribution"] = self._distribution(instances)
         return batch
@@ -55,17 +66,31 @@ class Collator:
         # A decoder's logits at one place predict the next token.
         return {"inputs": inputs, "labels": torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)}
 
-    def _explanation(self, instances: Sequence[Instance]) -> Tensors:
+    def _some(self, sides: Sequence[Side | None]) -> Tensors:
         """Only the rows that have one; `rows` are their places in the batch."""
-        rows = [place for place, one in enumerate(instances) if one.explanation]
-        return {**self._side([one.explanation for one in instances if one.explanation]), "rows": torch.tensor(rows)}
+        rows = [place for place, side in enumerate(sides) if side]
+        return {**self._side([side for side in sides if side]), "rows": torch.tensor(rows)}
 
-    def _gate(self, instances: Sequence[Instance]) -> Tensors:
+    def _marks(self, instances: Sequence[Instance]) -> Tensors:
         empty: list[int | None] = []
-        rows = [(one.gate or empty) + [None] * (len(one.label.ids) - len(one.gate or empty)) for one in instances]
+        rows = [(one.marks or empty) + [None] * (len(one.label.ids) - len(one.marks or empty)) for one in instances]
         return {
             "targets": pad([[target or 0 for target in row] for row in rows], 0).float(),  # (B, T)
             "mask": pad([[int(target is not None) for target in row] for row in rows], 0).float(),  # (B, T)
+        }
+
+    def _map(self, instances: Sequence[Instance], labels: Tensor) -> Tensors:
+        """Word w of a row owns the tokens where `owners` is w; tokens of no word are owned by one more, the last.
+
+        `own` marks the tokens of the answer whose logits are differentiated; a classifier has its one logit.
+        """
+        width = max(len(one.map.scores) for one in instances if one.map)
+        owners = [one.map.owners if one.map else [None] * len(one.label.ids) for one in instances]
+        return {
+            "owners": pad([[width if owner is None else owner for owner in row] for row in owners], width),  # (B, T)
+            "scores": _stacked([one.map.scores if one.map else [] for one in instances], width),  # (B, W)
+            "present": torch.tensor([float(one.map is not None) for one in instances]),
+            "own": labels.ne(IGNORE) & ~torch.isin(labels, self.special_ids),  # (B, S), or (B,) for classes
         }
 
     def _distribution(self, instances: Sequence[Instance]) -> Tensors:
@@ -73,21 +98,32 @@ class Collator:
         width = max(len(one.distribution or []) for one in instances)
         rows = [one.distribution or [1 / width] * width for one in instances]
         found: Tensors = {
-            "probabilities": torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows]),
+            "probabilities": _stacked(rows, width),
             "mask": pad([[1] * len(row) for row in rows], 0),
             "present": torch.tensor([float(one.distribution is not None) for one in instances]),
         }
         return found if self.architecture == "classifier" else {**found, **self._candidates(instances)}
 
     def _candidates(self, instances: Sequence[Instance]) -> Tensors:
-        """All candidates of the batch in one list: `owners` are the rows and `places` the columns that they score."""
+        """All candidates of the batch in one list: `owners` are the rows and `places` the columns that they score.
+
+        An encoder-decoder needs their `decoder_input_ids` only, a decoder whole texts (`inputs`).
+        """
         flat = [
-            (owner, place, ids) for owner, one in enumerate(instances) for place, ids in enumerate(one.candidates or [])
+            (owner, place, side)
+            for owner, one in enumerate(instances)
+            for place, side in enumerate(one.candidates or [])
         ]
-        labels = pad([ids for _, _, ids in flat], IGNORE)  # (N, S)
-        return {
-            "labels": labels,
-            "decoder_input_ids": self.shift(labels) if self.shift else labels,
+        found: Tensors = {
             "owners": torch.tensor([owner for owner, _, _ in flat]),
             "places": torch.tensor([place for _, place, _ in flat]),
         }
+        if self.shift is None:
+            return {**found, **self._side([side for _, _, side in flat])}
+        labels = pad([side.labels for _, _, side in flat], IGNORE)  # (N, S)
+        return {**found, "labels": labels, "decoder_input_ids": self.shift(labels)}
+
+
+def _stacked(rows: Sequence[Sequence[float]], width: int) -> Tensor:
+    """Rows of numbers as (B, width), zero behind a row's end."""
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])

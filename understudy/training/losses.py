@@ -13,7 +13,15 @@ from torch import Tensor
 
 from understudy.models.likelihood import IGNORE
 
-__all__ = ["cross_entropy", "distillation", "gate_cross_entropy", "mixture", "sequence_log_likelihood"]
+__all__ = [
+    "alignment",
+    "cross_entropy",
+    "distillation",
+    "marks_cross_entropy",
+    "mixture",
+    "sequence_log_likelihood",
+    "word_norms",
+]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -29,7 +37,7 @@ def sequence_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     return -F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none").sum(-1)
 
 
-def gate_cross_entropy(gate_logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def marks_cross_entropy(gate_logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Binary cross-entropy of each token's gate, mean over the tokens in `mask`: three of (B, T) -> (B,).
 
     `mask` is 0 on padding, special and template tokens, which can be no reason. An example without any token in it
@@ -51,6 +59,26 @@ def distillation(scores: Tensor, probabilities: Tensor, temperature: float, mask
     log_student = (scores / temperature).masked_fill(exists == 0, lowest).log_softmax(-1)
     teacher = (probabilities.log() / temperature).masked_fill(exists == 0, -torch.inf).softmax(-1)
     return temperature**2 * F.kl_div(log_student, teacher, reduction="none").sum(-1)
+
+
+def word_norms(gradients: Tensor, owners: Tensor, words: int) -> Tensor:
+    """The L1 norm of each word's gradients, summed over its tokens: (B, T, D), (B, T) -> (B, words).
+
+    Tokens whose owner is `words` belong to none.
+    """
+    norms = gradients.abs().sum(-1)  # (B, T)
+    sums = norms.new_zeros(len(norms), words + 1).scatter_add(1, owners, norms)
+    return sums[:, :words]
+
+
+def alignment(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of two maps that are brought to length 1: two of (B, W) -> (B,), between 0 and 2.
+
+    AD-KD (Wu et al. 2023, arXiv 2305.10010, section 3.3) compares maps of length 1, so that only their shape counts.
+    The gradient of a length is not defined at 0; a map without any score stays where it is.
+    """
+    length = student.square().sum(-1, keepdim=True).clamp_min(torch.finfo(student.dtype).tiny).sqrt()
+    return (student / length - teacher).square().sum(-1)
 
 
 def mixture(label: Tensor, teacher: Tensor, share: float, present: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from itertools import combinations
 from typing import Literal, get_args
 
 from understudy.errors import InvalidRequest, UnknownName
+from understudy.models.forms import Form
 from understudy.schemas import TaskSpec
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "RECIPES",
     "Arm",
     "Component",
-    "Form",
     "Offer",
     "Recipe",
     "fits",
@@ -40,9 +40,6 @@ _PLAIN = "finetune"
 
 Architecture = str  # "seq2seq", "causal" or "classifier", as `models.load.architecture` answers
 Term = Literal["explanation", "tags", "gate", "input", "alignment", "distribution"]
-Form = Literal["label", "label_then_rationale", "rationale_then_label"]
-"""What a student writes: the label alone, or the label with its reasons behind it or before it."""
-
 Signal = Literal["words", "scores", "text", "distribution", "labels"]
 Control = Literal["random_rationale", "shuffled_rationale"]
 Offer = Literal["rationale", "unlabelled"]

@@ -21,10 +21,11 @@ from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
 from understudy.models.load import ModelCard, adapt, architecture_of, create, save
 from understudy.models.scratch import PREFIX
+from understudy.serving.base import Reasons
 from understudy.training.collate import Collator
 from understudy.training.objective import Objective
 from understudy.training.plan import Plan, Shape, resolve
-from understudy.training.recipes import Recipe, fits, parse_recipe
+from understudy.training.recipes import Offer, Recipe, fits, parse_recipe
 from understudy.training.spec import TrainEvent, TrainResult, TrainSpec
 from understudy.training.trainer import DistillationTrainer, Stopwatch, last_checkpoint, training_arguments
 from understudy.training.validation import validate, validation_rows
@@ -56,11 +57,14 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     if _is_of(spec, out) and finished.is_file():
         return TrainResult.model_validate_json(finished.read_bytes())
     recipe = parse_recipe(spec.recipe, param="recipe")
-    rows = select_rows(_read(spec), spec.max_train_rows)
+    labelled = select_rows(_read(spec), spec.max_train_rows)
+    sure, unsure = _labelled_by_teacher(spec)
+    rows = [*labelled, *(sure if recipe.reads("labels") else [])]
     held_out = validation_rows(read_examples(spec.validation), spec.task.kind)
-    adapter = _untrained(spec, recipe, rows)
+    adapter = _untrained(spec, recipe, labelled, sure)
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
-    plan = resolve(spec.hyperparameters, rows=len(rows), shape=_shape(spec, adapter))
+    # Of all rows that any arm may read, so that every arm takes the same number of steps.
+    plan = resolve(spec.hyperparameters, rows=len(labelled) + len(sure), shape=_shape(spec, adapter))
     _claim(spec, out)
     stopwatch = Stopwatch(spec.max_seconds)
     trainer = DistillationTrainer(
@@ -69,13 +73,14 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         train_dataset=instances,
         eval_dataset=held_out,
         data_collator=_collator(adapter),
-        objective=Objective(recipe, spec.rationale_weight),
+        objective=Objective(recipe, adapter.architecture, spec.rationale_weight),
         validate=lambda: validate(adapter, held_out),
         emit=emit,
         stopwatch=stopwatch,
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
     result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch)
+    result = result.model_copy(update={"teacher_labelled": len(rows) - len(labelled), "unsure": unsure})
     if trainer.is_world_process_zero():
         save(adapter.model, adapter.tokenizer, adapter.task, _card(spec, recipe, adapter, result), result.model)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -89,24 +94,47 @@ def _read(spec: TrainSpec) -> list[Row]:
     return [Row(example) for example in read_examples(*spec.train)]
 
 
-def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row]) -> Adapter:
-    """The model to be trained, with the adapter that tokenises for it and asks it at validation."""
+def _labelled_by_teacher(spec: TrainSpec) -> tuple[list[Row], int]:
+    """The rows whose output is the teacher's answer, where it was sure enough, and how many it was not sure of."""
+    found = [Row(one.example, one.attribution) for one in (read_annotated(*spec.unlabelled) if spec.unlabelled else [])]
+    sure = [row for row in found if row.attribution and (row.attribution.probability or 0.0) >= spec.min_probability]
+    return sure, len(found) - len(sure)
+
+
+def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row], more: Sequence[Row]) -> Adapter:
+    """The model to be trained, with the adapter that tokenises for it and asks it at validation.
+
+    A tokenizer from scratch is trained on `more` as well, so that all arms have the same one.
+    """
     store = ArtifactStore(spec.artifacts) if spec.artifacts else None
-    problem = fits(recipe, architecture_of(spec.model, store), spec.task)
+    architecture = architecture_of(spec.model, store)
+    problem = fits(recipe, architecture, spec.task, _offers(spec, rows))
     if problem or not rows:
         raise InvalidRequest(problem or "there is no row to train on", param="recipe" if problem else "train")
+    terms = recipe.terms(architecture)
     model, tokenizer = create(
         spec.model,
         store=store,
         task=spec.task,
-        texts=[row.example.input for row in rows],
-        targets=[row.example.output for row in rows],
+        texts=[row.example.input for row in (*rows, *more)],
+        targets=[row.example.output for row in (*rows, *more)],
         seed=spec.seed,
-        pooling="gate" if "gate" in recipe.terms else "mean",
+        pooling="gate" if "gate" in terms else "tags" if "tags" in terms else "mean",
     )
-    adapter = adapt(model, tokenizer, label_template(recipe, spec.task))
+    adapter = adapt(model, tokenizer, label_template(recipe, spec.task, architecture)).with_form(recipe.form)
     model.requires_grad_(True)  # an adapter freezes what it is given
+    if spec.lora:
+        raise InvalidRequest("lora is not offered yet: leave it out", param="lora")
     return adapter
+
+
+def _offers(spec: TrainSpec, rows: Sequence[Row]) -> set[Offer]:
+    offers: set[Offer] = set()
+    if any(row.example.rationale for row in rows):
+        offers.add("rationale")
+    if spec.unlabelled:
+        offers.add("unlabelled")
+    return offers
 
 
 def _shape(spec: TrainSpec, adapter: Adapter) -> Shape:
@@ -124,7 +152,8 @@ def _collator(adapter: Adapter) -> Collator:
     shift = adapter.model.prepare_decoder_input_ids_from_labels if adapter.architecture == "seq2seq" else None
     # A pad id of 0 is an id; what stands on padding is masked everywhere, so any token would do.
     pad_id = adapter.tokenizer.pad_token_id
-    return Collator(adapter.architecture, adapter.neutral_id if pad_id is None else pad_id, shift)
+    ids = adapter.neutral_id if pad_id is None else pad_id
+    return Collator(adapter.architecture, ids, shift, adapter.tokenizer.all_special_ids)
 
 
 def _result(
@@ -152,10 +181,17 @@ def _result(
         parameters=trainer.model.num_parameters(),
         device=str(trainer.args.device),
         instances=len(instances),
-        without_words=sum(not (one.gate or one.explanation) for one in instances) if recipe.reads_words else 0,
-        without_distribution=sum(not one.distribution for one in instances) if recipe.reads_distribution else 0,
+        without_words=_lacking(instances, recipe),
+        without_distribution=sum(not one.distribution for one in instances) if recipe.reads("distribution") else 0,
         truncated=sum(one.label.truncated > 0 for one in instances),
     )
+
+
+def _lacking(instances: Sequence[Instance], recipe: Recipe) -> int:
+    """Rows without the reasons that the recipe reads; where they are part of what is written, nothing tells them."""
+    if recipe.rationale is None or recipe.form != "label":
+        return 0
+    return sum(not one.has_reasons for one in instances)
 
 
 def _best(state: Any) -> dict[str, float]:
@@ -166,13 +202,18 @@ def _best(state: Any) -> dict[str, float]:
 
 
 def _card(spec: TrainSpec, recipe: Recipe, adapter: Adapter, result: TrainResult) -> ModelCard:
-    writes = "explanation" in recipe.terms
+    terms = recipe.terms(adapter.architecture)
+    writes = "explanation" in terms and recipe.reads("words")  # a free text names no words
+    learned: Reasons = (
+        "gate" if terms & {"gate", "tags"} else "generated" if writes or recipe.form != "label" else "saliency"
+    )
     return ModelCard(
         base_model=spec.model,
         recipe=recipe.name,
         seed=spec.seed,
-        reasons="generated" if writes else "gate" if "gate" in recipe.terms else "saliency",
-        explain_template=EXPLAIN + spec.task.template if writes else None,
+        reasons=learned,
+        form=recipe.form,
+        explain_template=EXPLAIN + spec.task.template if "explanation" in terms else None,
         top_k=spec.top_k,
         max_tokens=adapter.max_tokens,
         validation={

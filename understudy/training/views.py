@@ -1,21 +1,24 @@
 """Views: what one annotated example becomes before a model is trained on it. Token ids, no tensors, no losses.
 
-The label view is the example in the student's template with its answer. The explanation view asks for the teacher's
-words instead. Gate targets say of each token whether it belongs to one of those words, the distribution is what the
-teacher thought of every candidate answer. All tokens come from the student's adapter, the same code that serves it.
+The label view is the example in the student's template with what it has to write: its answer, in some recipes with the
+teacher's words. Beside it stand, as the recipe asks, a second task (the explanation), the words alone as one more
+input, marks that say of each token whether it belongs to a reason, the teacher's score of each word, and its
+probability of every candidate answer. All tokens come from the student's adapter, the same code that serves it.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from understudy.attribution.rationale import top_words
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
+from understudy.models.forms import compose
 from understudy.models.likelihood import IGNORE
 from understudy.schemas import Attribution, Example, TaskSpec, Word
 from understudy.training.recipes import Recipe
@@ -24,12 +27,14 @@ __all__ = [
     "EXPLAIN",
     "PREDICT",
     "Instance",
+    "Map",
     "Row",
     "Side",
     "build_instances",
     "chosen_words",
     "label_template",
     "select_rows",
+    "word_scores",
 ]
 
 PREDICT, EXPLAIN = "predict: ", "explain: "
@@ -59,18 +64,36 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Map:
+    """A teacher's map in the student's tokens: `owners[t]` is the word of token t, `scores` one share a word.
+
+    The scores are at least 0, and their squares sum to 1. Words that the student's window cut off are not among them.
+    """
+
+    owners: list[int | None]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
 class Instance:
     """What one example trains. None stands for what the recipe does not read, or the annotation does not have.
 
-    `gate` is 1 for a token of a reason, 0 for another token of the text, None for a token that is no part of it.
-    `distribution` goes with `candidates` (token ids of each) or, for a classifier, with its classes.
+    `marks` are 1 for a token of a reason, 0 for another token of the text, None for a token that is no part of it.
+    `distribution` goes with `candidates`: for an encoder-decoder each one's target, for a decoder the whole text that
+    ends in it; a classifier has its classes.
     """
 
     label: Side
     explanation: Side | None = None
-    gate: list[int | None] | None = None
+    input: Side | None = None
+    marks: list[int | None] | None = None
+    map: Map | None = None
     distribution: list[float] | None = None
-    candidates: list[list[int]] | None = None
+    candidates: list[Side] | None = None
+
+    @property
+    def has_reasons(self) -> bool:
+        return any(one is not None for one in (self.explanation, self.input, self.marks, self.map))
 
 
 def select_rows(rows: Sequence[Row], limit: int | None) -> list[Row]:
@@ -81,26 +104,38 @@ def select_rows(rows: Sequence[Row], limit: int | None) -> list[Row]:
     return [rows[i] for i in sorted(ranked[:limit])]
 
 
-def label_template(recipe: Recipe, task: TaskSpec) -> TaskSpec:
+def label_template(recipe: Recipe, task: TaskSpec, architecture: str) -> TaskSpec:
     """The task as the student is asked it: a student with two tasks is told which one is meant."""
-    if "explanation" not in recipe.terms:
+    if "explanation" not in recipe.terms(architecture):
         return task
     return TaskSpec.model_validate({**task.model_dump(), "template": PREDICT + task.template})
 
 
 def chosen_words(row: Row, recipe: Recipe, seed: int, top_k: int) -> list[Word]:
-    """The words that a row's recipe trains on, in reading order: the teacher's, or as many at random.
+    """The words that a row's recipe trains on: the teacher's in reading order, or those of a control.
 
-    The draw depends on the seed and the example's id alone: not on the other rows, nor on their order.
+    A draw depends on the seed and the example's id alone: not on the other rows, nor on their order.
     """
     if row.attribution is None:
         return []
-    words = top_words(row.attribution.rationale, top_k)
-    if not recipe.random_words:
-        return list(words)
-    every = row.attribution.words
+    words = list(top_words(row.attribution.rationale, top_k))
     draw = random.Random(_digest(str(seed), row.example.id))
-    return sorted(draw.sample(every, min(len(words), len(every))), key=lambda word: word.start)
+    if recipe.variant == "shuffled_rationale":
+        return draw.sample(words, len(words))
+    if recipe.variant == "random_rationale":
+        every = row.attribution.words
+        return sorted(draw.sample(every, min(len(words), len(every))), key=lambda word: word.start)
+    return words
+
+
+def word_scores(row: Row, recipe: Recipe, seed: int) -> list[Word]:
+    """All words with the teacher's scores; in the control the same scores, dealt out among the words at random."""
+    words = list(row.attribution.words) if row.attribution else []
+    if not recipe.random_words:
+        return words
+    scores = [word.score for word in words]
+    random.Random(_digest(str(seed), row.example.id)).shuffle(scores)
+    return [word.model_copy(update={"score": score}) for word, score in zip(words, scores, strict=True)]
 
 
 def build_instances(adapter: Adapter, rows: Sequence[Row], recipe: Recipe, *, seed: int, top_k: int) -> list[Instance]:
@@ -108,52 +143,155 @@ def build_instances(adapter: Adapter, rows: Sequence[Row], recipe: Recipe, *, se
 
     Raises InvalidRequest where no row at all has what the recipe reads.
     """
-    labels = _sides(adapter, [row.example.input for row in rows], [row.example.output for row in rows])
-    words = [chosen_words(row, recipe, seed, top_k) if recipe.reads_words else [] for row in rows]
-    explanations = _explanations(adapter, rows, words) if "explanation" in recipe.terms else [None] * len(rows)
-    targets = _targets(adapter, rows) if recipe.reads_distribution else {}
-    instances = []
-    for row, label, named, explanation in zip(rows, labels, words, explanations, strict=True):
-        distribution = _distribution(adapter, row) if recipe.reads_distribution else None
-        instances.append(
-            Instance(
-                label=label,
-                explanation=explanation,
-                gate=_gate(label.spans, named) if "gate" in recipe.terms and named else None,
-                distribution=list(distribution.values()) if distribution else None,
-                candidates=[targets[name] for name in distribution] if distribution and targets else None,
-            )
+    terms = recipe.terms(adapter.architecture)
+    nothing: list[None] = [None] * len(rows)
+    words = [chosen_words(row, recipe, seed, top_k) if recipe.reads("words") else [] for row in rows]
+    labels = _sides(adapter, [row.example.input for row in rows], _written(recipe, rows, words))
+    texts = [
+        _named(named) or (row.example.rationale if recipe.reads("text") else None)
+        for row, named in zip(rows, words, strict=True)
+    ]
+    explanations = _explanations(adapter, rows, texts) if "explanation" in terms else nothing
+    inputs = _inputs(adapter, rows, texts) if "input" in terms else nothing
+    maps = _maps(rows, labels, recipe, seed) if "alignment" in terms else nothing
+    taught = _Distributions(adapter, rows, recipe, words) if "distribution" in terms else None
+    instances = [
+        Instance(
+            label=label,
+            explanation=explanations[i],
+            input=inputs[i],
+            marks=_marks(label.spans, words[i]) if terms & {"gate", "tags"} and words[i] else None,
+            map=maps[i],
+            distribution=taught.probabilities(i) if taught else None,
+            candidates=taught.candidates(i) if taught else None,
         )
-    _check(instances, words, recipe)
+        for i, label in enumerate(labels)
+    ]
+    _check(instances, words, texts, recipe)
     return instances
 
 
-def _check(instances: Sequence[Instance], words: Sequence[Sequence[Word]], recipe: Recipe) -> None:
-    if recipe.reads_words and not any(words):
-        raise InvalidRequest(f"{recipe.name} reads the teacher's words, and no training row has any", param="recipe")
-    if recipe.reads_distribution and not any(one.distribution for one in instances):
-        raise InvalidRequest(
-            f"{recipe.name} reads the teacher's probabilities of every candidate answer, and no training row has them: "
-            "annotate with the task's labels or choices",
-            param="recipe",
+def _check(
+    instances: Sequence[Instance], words: Sequence[Sequence[Word]], texts: Sequence[str | None], recipe: Recipe
+) -> None:
+    missing = None
+    if recipe.reads("words") and not any(words):
+        missing = "reads the teacher's words, and no training row has any"
+    elif recipe.reads("scores") and not any(one.map for one in instances):
+        missing = "reads the teacher's scores of the words, and no training row has any above 0"
+    elif recipe.reads("text") and not any(texts):
+        missing = "reads a free-text 'rationale', and no training row has any"
+    elif recipe.reads("distribution") and not any(one.distribution for one in instances):
+        missing = (
+            "reads the teacher's probabilities of every candidate answer, and no training row has them: annotate with "
+            "the task's labels or choices"
         )
+    if missing:
+        raise InvalidRequest(f"{recipe.name} {missing}", param="recipe")
 
 
-def _explanations(adapter: Adapter, rows: Sequence[Row], words: Sequence[Sequence[Word]]) -> list[Side | None]:
+def _named(words: Sequence[Word]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _written(recipe: Recipe, rows: Sequence[Row], words: Sequence[Sequence[Word]]) -> list[str]:
+    """What the student has to write in the label view."""
+    return [
+        compose(recipe.form, row.example.output, [word.text for word in named])
+        for row, named in zip(rows, words, strict=True)
+    ]
+
+
+def _explanations(adapter: Adapter, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Side | None]:
     """The second task's sides; `adapter` is the label view's, whose prefix gives way to the explanation's."""
     explaining = adapter.with_template(EXPLAIN + adapter.task.template.removeprefix(PREDICT))
-    places = [i for i, named in enumerate(words) if named]
-    texts = [rows[i].example.input for i in places]
-    sides = _sides(explaining, texts, [" ".join(word.text for word in words[i]) for i in places])
-    found: list[Side | None] = [None] * len(rows)
-    for place, side in zip(places, sides, strict=True):
+    return _where(
+        texts, lambda given: _sides(explaining, [rows[i].example.input for i, _ in given], [text for _, text in given])
+    )
+
+
+def _inputs(adapter: Adapter, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Side | None]:
+    """The words alone in the place of the text, with the same answer."""
+    return _where(
+        texts, lambda given: _sides(adapter, [text for _, text in given], [rows[i].example.output for i, _ in given])
+    )
+
+
+def _where(
+    texts: Sequence[str | None], make: Callable[[Sequence[tuple[int, str]]], Sequence[Side]]
+) -> list[Side | None]:
+    """Sides for the rows that have a text, None for the others."""
+    given = [(i, text) for i, text in enumerate(texts) if text]
+    found: list[Side | None] = [None] * len(texts)
+    for (place, _), side in zip(given, make(given), strict=True):
         found[place] = side
     return found
 
 
-def _gate(spans: Sequence[Span | None], words: Sequence[Word]) -> list[int | None]:
+def _marks(spans: Sequence[Span | None], words: Sequence[Word]) -> list[int | None]:
     """A token belongs to a reason when it shares a character with one of its words."""
     return [span and int(any(span[0] < word.end and word.start < span[1] for word in words)) for span in spans]
+
+
+def _maps(rows: Sequence[Row], labels: Sequence[Side], recipe: Recipe, seed: int) -> list[Map | None]:
+    return [_map(side.spans, word_scores(row, recipe, seed)) for row, side in zip(rows, labels, strict=True)]
+
+
+def _map(spans: Sequence[Span | None], words: Sequence[Word]) -> Map | None:
+    """None where no word that the student reads has a score above 0: words that spoke against the answer are none."""
+    owners: list[int | None] = [None] * len(spans)
+    ordered = sorted(words, key=lambda word: word.start)
+    read: list[Word] = []
+    place = 0
+    for token, span in enumerate(spans):
+        if span is None:
+            continue
+        while place < len(ordered) and ordered[place].end <= span[0]:
+            place += 1
+        if place < len(ordered) and ordered[place].start < span[1]:
+            if not read or read[-1] is not ordered[place]:
+                read.append(ordered[place])
+            owners[token] = len(read) - 1
+    scores = [max(0.0, word.score) for word in read]
+    length = math.hypot(*scores)
+    return Map(owners, [score / length for score in scores]) if length > 0 else None
+
+
+class _Distributions:
+    """What the teacher thought of each row's candidate answers, and those answers as the student would write them.
+
+    A candidate takes the place of the label in the row's own form: behind the same words where they come first.
+    """
+
+    def __init__(self, adapter: Adapter, rows: Sequence[Row], recipe: Recipe, words: Sequence[Sequence[Word]]) -> None:
+        self._known = [_distribution(adapter, row) for row in rows]
+        if adapter.architecture == "classifier":
+            self._sides: dict[tuple[int, str], Side] | None = None
+            return
+        # An encoder-decoder's target does not depend on the text, unless the words are a part of it.
+        self._alone = adapter.architecture == "seq2seq" and recipe.form != "rationale_then_label"
+        wanted: dict[tuple[int, str], tuple[str, str]] = {}
+        for i, known in enumerate(self._known):
+            named = [word.text for word in words[i]] if recipe.form == "rationale_then_label" else []
+            text = rows[0 if self._alone else i].example.input
+            wanted |= {self._key(i, name): (text, compose(recipe.form, name, named)) for name in known or ()}
+        sides = _sides(adapter, [text for text, _ in wanted.values()], [target for _, target in wanted.values()])
+        if recipe.form == "label_then_rationale":  # the words are still to come
+            sides = [_open(side, adapter.tokenizer.eos_token_id) for side in sides]
+        self._sides = dict(zip(wanted, sides, strict=True))
+
+    def _key(self, i: int, name: str) -> tuple[int, str]:
+        return (0 if self._alone else i), name
+
+    def probabilities(self, i: int) -> list[float] | None:
+        known = self._known[i]
+        return list(known.values()) if known else None
+
+    def candidates(self, i: int) -> list[Side] | None:
+        known = self._known[i]
+        if not known or self._sides is None:
+            return None
+        return [self._sides[self._key(i, name)] for name in known]
 
 
 def _order(adapter: Adapter, row: Row) -> list[str]:
@@ -168,15 +306,6 @@ def _distribution(adapter: Adapter, row: Row) -> dict[str, float] | None:
     if not known or set(known) != set(order):
         return None
     return {name: known[name] for name in order}
-
-
-def _targets(adapter: Adapter, rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Token ids of every candidate that occurs, each tokenised once; nothing for a classifier, which has classes."""
-    if adapter.architecture == "classifier":
-        return {}
-    names = list(dict.fromkeys(name for row in rows for name in _order(adapter, row)))
-    sides = _sides(adapter, [rows[0].example.input] * len(names), names)
-    return {name: side.labels for name, side in zip(names, sides, strict=True)}
 
 
 def _sides(adapter: Adapter, texts: Sequence[str], targets: Sequence[str]) -> list[Side]:
@@ -209,6 +338,15 @@ def _ended(side: Side, end: int | None) -> Side:
     if end is None:
         return side
     return Side([*side.ids, end], [*side.labels, end], [*side.spans, None], side.truncated)
+
+
+def _open(side: Side, end: int | None) -> Side:
+    """A side without the end of its text."""
+    if not side.labels or side.labels[-1] != end:
+        return side
+    aligned = len(side.ids) == len(side.labels) == len(side.spans) and side.ids[-1] == end
+    ids, spans = (side.ids[:-1], side.spans[:-1]) if aligned else (side.ids, side.spans)
+    return Side(ids, side.labels[:-1], spans, side.truncated)
 
 
 def _digest(*parts: str) -> int:
