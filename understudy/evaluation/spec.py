@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from understudy.schemas import TaskSpec
+from understudy.schemas import Faithfulness, TaskSpec
 
-__all__ = ["ArmResult", "EvaluateSpec", "RowCounts", "Searched", "TeacherFacts"]
+__all__ = ["ArmResult", "EvaluateSpec", "MapFaithfulness", "RowCounts", "Searched", "TeacherFacts"]
 
 
 class _Frozen(BaseModel):
@@ -76,6 +77,28 @@ class Searched(_Frozen):
     kept: bool
 
 
+class MapFaithfulness(_Frozen):
+    """What the teacher's own answers say of its maps, on a sample of the rows that it annotated.
+
+    `found` holds one figure for each sampled row, by `method`; `random` those of as many random words of the same rows,
+    in the same order. `split` says where the rows are from.
+    """
+
+    method: str
+    found: tuple[Faithfulness, ...] = Field(min_length=1)
+    random: tuple[Faithfulness, ...] = Field(min_length=1)
+    split: str = "training"
+
+    @model_validator(mode="after")
+    def _of_the_same_rows(self) -> Self:
+        if len(self.found) != len(self.random):
+            raise ValueError(
+                f"'{self.method}' was measured on {len(self.found)} rows and random words on {len(self.random)}: "
+                "give one figure of each for every row"
+            )
+        return self
+
+
 class EvaluateSpec(_Frozen):
     """`test` is a Parquet file of plain examples, `annotated` the training shards with the teacher's words.
 
@@ -92,6 +115,7 @@ class EvaluateSpec(_Frozen):
     notes: tuple[str, ...] = ()
     arms: tuple[ArmResult, ...] = Field(min_length=1)
     searched: tuple[Searched, ...] = ()
+    map_faithfulness: MapFaithfulness | None = None
     rows: RowCounts
     top_k: int = Field(default=5, ge=1, le=100)
     attribution_method: str = "saliency"
