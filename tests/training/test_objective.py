@@ -138,7 +138,7 @@ def test_a_writing_student_is_pulled_to_the_teacher_by_its_candidates_likelihood
     texts = [row.example.input for row in rows]
     named = [[word.text for word in row.attribution.rationale] if form else [] for row in rows]
     candidates = [[compose(bench.recipe.form, label, words) for label in TASK.labels] for words in named]
-    scores = torch.tensor(bench.adapter.log_likelihoods(texts, candidates), dtype=torch.float64)
+    scores = torch.tensor(bench.adapter.with_form("label").log_likelihoods(texts, candidates), dtype=torch.float64)
     teacher = torch.tensor([[row.attribution.probabilities[name] for name in TASK.labels] for row in rows]).double()  # type: ignore[index]
     softened = (teacher.log() / TEMPERATURE).softmax(-1)
     student = (scores / TEMPERATURE).log_softmax(-1)

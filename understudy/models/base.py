@@ -15,15 +15,18 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from understudy.errors import InvalidRequest
+from understudy.errors import InvalidRequest, ModelError
 from understudy.models.attention import Attention
+from understudy.models.forms import Form
 from understudy.models.text import Encoded, Template, tokenize
 from understudy.schemas import TaskSpec
 
-__all__ = ["Adapter", "Answer", "Batch"]
+__all__ = ["Adapter", "Answer", "Batch", "Written", "likeliest"]
 
 
 Span = tuple[int, int]
+Written = tuple[str, float]
+"""A text that a model wrote, and its probability: the product over its tokens."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,27 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to one text; `probabilities` over the label set or the row's choices, None for open tasks."""
+    """A model's answer to one text; `probabilities` over the label set or the row's choices, None for open tasks.
+
+    An open answer's `probability` is that of all that was written. `reasons` is what the model wrote beside its answer,
+    with the probability of all that it wrote; None where it was not asked to write.
+    """
 
     text: str
     probability: float
     probabilities: dict[str, float] | None = None
+    reasons: Written | None = None
 
 
 class Adapter(ABC):
-    """One loaded model with its tokenizer and task; parameters are frozen and the model is in eval mode."""
+    """One loaded model with its tokenizer and task; parameters are frozen and the model is in eval mode.
+
+    `form` is what it writes, a label alone or with its reasons, and so what it has to be asked for.
+    """
 
     architecture: ClassVar[str]  # "seq2seq", "causal" or "classifier"
     max_padded_tokens: ClassVar[int] = 2048  # of one forward pass, where the adapter itself makes the batches
+    form: Form = "label"
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -102,6 +114,17 @@ class Adapter(ABC):
         """The same model asked in another way: another template or another label set. Shares the weights."""
         other = copy.copy(self)
         other.task = task
+        return other
+
+    def with_form(self, form: Form) -> Self:
+        """The same model, which writes its answer in another form. Shares the weights.
+
+        Raises ModelError where it cannot write.
+        """
+        if form != "label" and self.architecture == "classifier":
+            raise ModelError(f"a classifier cannot write, and its form is '{form}'", param="model")
+        other = copy.copy(self)
+        other.form = form
         return other
 
     def with_template(self, template: str | None) -> Self:
@@ -200,7 +223,11 @@ class Adapter(ABC):
         return self.embed(batch.ids.masked_fill(batch.text_tokens, self.neutral_id))
 
     def log_likelihoods(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Log-probability of each candidate answer of each text: one row per text, as long as its candidates."""
+        """Log-probability of each candidate answer of each text: one row per text, as long as its candidates.
+
+        Of an answer where the model's form puts it: alone, with the end of the text; before its reasons, with what
+        separates them and without an end; or behind the reasons that the model writes first, which count for nothing.
+        """
         return self.likelihoods(self.tokenize(texts), candidates)
 
     @abstractmethod
@@ -233,12 +260,23 @@ class Adapter(ABC):
         free = [i for i, row in enumerate(rows) if not row]
         found: dict[int, Answer] = {}
         if scored:
-            likelihoods = self.log_likelihoods([texts[i] for i in scored], [rows[i] for i in scored])
-            for i, row in zip(scored, likelihoods, strict=True):
-                probabilities = torch.tensor(row, dtype=torch.float64).softmax(-1).tolist()
-                best = max(range(len(row)), key=row.__getitem__)
-                found[i] = Answer(rows[i][best], probabilities[best], dict(zip(rows[i], probabilities, strict=True)))
+            chosen = self._choose(self.tokenize([texts[i] for i in scored]), [rows[i] for i in scored])
+            found |= zip(scored, chosen, strict=True)
         if free:
-            for i, (text, probability) in zip(free, self.generate([texts[i] for i in free]), strict=True):
-                found[i] = Answer(text, probability)
+            found |= zip(free, self._compose([texts[i] for i in free]), strict=True)
         return [found[i] for i in range(len(texts))]
+
+    def _choose(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[Answer]:
+        """The likeliest candidate of each text."""
+        return [likeliest(*row) for row in zip(candidates, self.likelihoods(encoded, candidates), strict=True)]
+
+    def _compose(self, texts: Sequence[str]) -> list[Answer]:
+        """Answers in the model's own words."""
+        return [Answer(*written) for written in self.generate(texts)]
+
+
+def likeliest(names: Sequence[str], likelihoods: Sequence[float]) -> Answer:
+    """The candidate with the highest log-probability; probabilities are normalised over the candidates."""
+    probabilities = torch.tensor(likelihoods, dtype=torch.float64).softmax(-1).tolist()
+    best = max(range(len(names)), key=likelihoods.__getitem__)
+    return Answer(names[best], probabilities[best], dict(zip(names, probabilities, strict=True)))

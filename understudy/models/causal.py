@@ -19,16 +19,18 @@ from transformers import GenerationConfig
 
 from understudy.errors import ModelError
 from understudy.models.attention import Attention, head_means, with_attention
-from understudy.models.base import Adapter, Batch
+from understudy.models.base import Batch, Written
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
+    counted,
     path_probabilities,
     sum_log_probabilities,
     target_logits,
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, Template, bounded_target, clean, fitting, own_texts, pad, tokenize
+from understudy.models.writer import MAX_ANSWER, Target, Writer
 from understudy.schemas import TaskSpec
 
 __all__ = ["CausalAdapter", "prompt_template", "target_ids"]
@@ -53,7 +55,7 @@ def target_ids(tokenizer: Any, template: str, target: str) -> list[int]:
     return [token for token, (_, end) in spans if end > len(before)]
 
 
-class CausalAdapter(Adapter):
+class CausalAdapter(Writer):
     architecture = "causal"
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
@@ -134,33 +136,45 @@ class CausalAdapter(Adapter):
         reading[:, steps, width - 1 + steps] = own.to(reading.dtype)
         return Attention(layers, reading)
 
+    def room(self, row: Encoded) -> int:
+        """Half the window, and what leaves one token of the text and the token that ends an answer."""
+        return min(self.max_tokens // 2, self.max_tokens - row.fixed - 2)
+
+    def written_ids(self, text: str, *, ended: bool) -> list[int]:
+        end = self.tokenizer.eos_token_id
+        ids = target_ids(self.tokenizer, self.task.template, text)
+        return [*ids, int(end)] if ended and end is not None else ids
+
     @torch.inference_mode()
-    def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-        targets = {text: self._target(text, ended=True) for row in candidates for text in row}
-        pairs = [(i, targets[text]) for i, row in enumerate(candidates) for text in row]
-        prompts = [  # one cut for all candidates of a text, so that they are compared behind the same prompt
-            row.cut(self.max_tokens - max((len(targets[name]) for name in names), default=1))
-            for row, names in zip(encoded, candidates, strict=True)
-        ]
+    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        pairs = [(i, target) for i, row in enumerate(targets) for target in row]
+        longest = [max((len(self._bounded(target.ids)) for target in row), default=1) for row in targets]
+        # One cut for all targets of a text, so that they are compared behind the same prompt.
+        prompts = [row.cut(self.max_tokens - taken) for row, taken in zip(encoded, longest, strict=True)]
 
         def read(positions: Sequence[int]) -> list[float]:
             ids, mask = self.stack([prompts[pairs[k][0]] for k in positions])
-            labels = pad([pairs[k][1] for k in positions], IGNORE).to(self.device)  # (B, S)
+            labels = pad([pairs[k][1].ids for k in positions], IGNORE).to(self.device)  # (B, S)
             sequence = torch.cat([ids, labels.clamp_min(0)], 1)
-            return sum_log_probabilities(self._logits(mask, self.own(labels), input_ids=sequence), labels).tolist()
+            logits = self._logits(mask, self.own(labels), input_ids=sequence)
+            return sum_log_probabilities(logits, counted(labels, [pairs[k][1].given for k in positions])).tolist()
 
-        lengths = [len(prompts[i].ids) + len(ids) for i, ids in pairs]
+        lengths = [len(prompts[i].ids) + len(target.ids) for i, target in pairs]
         found: list[list[float]] = [[] for _ in encoded]
         for (i, _), value in zip(pairs, in_batches(lengths, self.max_padded_tokens, read), strict=True):
             found[i].append(value)
         return found
 
     @torch.inference_mode()
-    def generate(
-        self, texts: Sequence[str], max_new_tokens: int = 64, template: str | None = None
-    ) -> list[tuple[str, float]]:
+    def write(
+        self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
+    ) -> list[Written]:
         max_new_tokens = min(max_new_tokens, self.max_tokens // 2)
-        rows = [row.cut(self.max_tokens - max_new_tokens) for row in self.with_template(template).tokenize(texts)]
+        begins = [self.written_ids(text, ended=False) if text else [] for text in begun or [""] * len(encoded)]
+        rows = [
+            self._begun(row.cut(self.max_tokens - max_new_tokens - len(begin)), begin)
+            for row, begin in zip(encoded, begins, strict=True)
+        ]
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -168,7 +182,7 @@ class CausalAdapter(Adapter):
             pad_token_id=self.neutral_id,
         )
 
-        def write(positions: Sequence[int]) -> list[tuple[str, float]]:
+        def write(positions: Sequence[int]) -> list[Written]:
             ids, mask = self.stack([rows[i] for i in positions])
             greedy = GreedySteps()
             written = self.model.generate(
@@ -184,6 +198,12 @@ class CausalAdapter(Adapter):
 
         return in_batches([len(row.ids) for row in rows], self.max_padded_tokens, write)
 
+    def _begun(self, prompt: Encoded, begin: list[int]) -> Encoded:
+        """The prompt with the beginning of an answer behind it."""
+        ids = prompt.ids or [self._start_id()] if begin else prompt.ids
+        fixed: list[tuple[int, int] | None] = [None] * (len(ids) + len(begin) - len(prompt.offsets))
+        return Encoded([*ids, *begin], [*prompt.offsets, *fixed], prompt.truncated)
+
     def _logits(self, mask: Tensor, own: Tensor, **inputs: Tensor) -> Tensor:
         """The logits that predict each target token: prompts with targets, (B, T), (B, S) -> (B, S, V)."""
         whole = torch.cat([mask, own.to(mask.dtype)], 1)  # (B, T + S)
@@ -197,19 +217,14 @@ class CausalAdapter(Adapter):
         return self.model(**inputs, attention_mask=whole, **accepted).logits[:, -keep:-1]
 
     def _fitting(self, answer: str, prompt: Encoded) -> str:
-        """What of an answer fits into half the window, and behind one token of its text with the token that ends it."""
-        room = min(self.max_tokens // 2, self.max_tokens - prompt.fixed - 2)
-        return fitting(answer, lambda text: len(target_ids(self.tokenizer, self.task.template, text)), room)
+        return fitting(answer, lambda text: len(self.written_ids(text, ended=False)), self.room(prompt))
 
     def _explained(self, target: str) -> list[int]:
         """The tokens that say the answer; a blank one, which has none, is explained by the token that ends it."""
-        return self._target(target) or self._target(target, ended=True)
+        return self._bounded(self.written_ids(target, ended=False) or self.written_ids(target, ended=True))
 
-    def _target(self, text: str, *, ended: bool = False) -> list[int]:
-        """The target's tokens; `ended` adds the token that ends an answer, where the tokenizer has one."""
-        ids = target_ids(self.tokenizer, self.task.template, text)
-        end = self.tokenizer.eos_token_id
-        return bounded_target([*ids, int(end)] if ended and end is not None else ids, self.max_tokens - 1)
+    def _bounded(self, ids: list[int]) -> list[int]:
+        return bounded_target(ids, self.max_tokens - 1)
 
     def _start_id(self) -> int:
         start = self.tokenizer.bos_token_id

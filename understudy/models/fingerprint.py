@@ -17,13 +17,15 @@ _HASHES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def fingerprint(adapter: Adapter) -> str:
-    """A hash over weights, tokenizer, configuration, template, labels and window.
+    """A hash over weights, tokenizer, configuration, template, labels, window and the form of the answers.
 
     The weights are read once for each model in memory: whoever trains on after asking must save and load first.
     """
     if adapter.model not in _HASHES:
         _HASHES[adapter.model] = _hash_model(adapter.model, adapter.tokenizer)
     parts = [_HASHES[adapter.model], adapter.task.model_dump_json(), str(adapter.max_tokens)]
+    if adapter.form != "label":  # the fingerprints of before there were forms stay what they were
+        parts.append(adapter.form)
     return hashlib.sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-__all__ = ["IGNORE", "GreedySteps", "path_probabilities", "sum_log_probabilities", "target_logits"]
+__all__ = ["IGNORE", "GreedySteps", "counted", "path_probabilities", "sum_log_probabilities", "target_logits"]
 
 IGNORE = -100
 """The label of a position that is not scored, as everywhere in transformers."""
@@ -24,6 +24,12 @@ def sum_log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     picked = _picked(logits, labels)  # (B, S)
     every = picked - logits.to(picked.dtype).logsumexp(-1)
     return every.masked_fill(labels.eq(IGNORE), 0).sum(-1)
+
+
+def counted(labels: Tensor, given: Sequence[int]) -> Tensor:
+    """The labels without the tokens that each row begins with and that count for nothing: (B, S) -> (B, S)."""
+    places = torch.arange(labels.shape[1], device=labels.device)
+    return labels.masked_fill(places < torch.tensor(given, device=labels.device).unsqueeze(-1), IGNORE)
 
 
 class GreedySteps(LogitsProcessor):

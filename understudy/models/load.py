@@ -107,7 +107,8 @@ def load_adapter(
     folder = Path(source.place)
     card = load_card(folder)
     asked = max_tokens or (card.max_tokens if card else None)
-    return adapt(model, tokenizer, task or load_task(folder) or _default_task(kind, config), asked)
+    adapter = adapt(model, tokenizer, task or load_task(folder) or _default_task(kind, config), asked)
+    return adapter.with_form(card.form) if card else adapter
 
 
 def adapt(model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int | None = None) -> Adapter:

@@ -16,16 +16,18 @@ from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from understudy.models.attention import Attention, head_means, with_attention
-from understudy.models.base import Adapter, Batch
+from understudy.models.base import Batch, Written
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
+    counted,
     path_probabilities,
     sum_log_probabilities,
     target_logits,
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, bounded_target, clean, fitting, own_texts, pad
+from understudy.models.writer import MAX_ANSWER, Target, Writer
 
 __all__ = ["Seq2SeqAdapter"]
 
@@ -33,7 +35,7 @@ MAX_LOGITS = 1 << 26
 """Logits of one decoder pass over candidates: 256 MiB in float32. A vocabulary is large, and so are label sets."""
 
 
-class Seq2SeqAdapter(Adapter):
+class Seq2SeqAdapter(Writer):
     architecture = "seq2seq"
 
     @property
@@ -118,15 +120,27 @@ class Seq2SeqAdapter(Adapter):
             return None
         return Attention(layers, torch.stack(cross).mean(0) * self.own(batch.labels).unsqueeze(-1))
 
+    def room(self, row: Encoded) -> int:  # noqa: ARG002
+        """The window: the decoder has its own."""
+        return self.max_tokens
+
+    def written_ids(self, text: str, *, ended: bool) -> list[int]:
+        ids = self._ids(text)
+        while not ended and ids and ids[-1] in self.tokenizer.all_special_ids:
+            ids = ids[:-1]
+        return ids
+
     @torch.inference_mode()
-    def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One encoder pass a text; its candidates share the states and go through the decoder in batches."""
-        targets = {text: self._target(text) for row in candidates for text in row}
+    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        """One encoder pass a text; its targets share the states and go through the decoder in batches."""
+        for row in targets:
+            for target in row:
+                bounded_target(target.ids, self.max_tokens)
 
         def read(positions: Sequence[int]) -> list[list[float]]:
             ids, mask = self.stack([encoded[i] for i in positions])
             states = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
-            pairs = [(place, targets[text]) for place, i in enumerate(positions) for text in candidates[i]]
+            pairs = [(place, target) for place, i in enumerate(positions) for target in targets[i]]
             found: list[list[float]] = [[] for _ in positions]
             for chunk in self._chunks(pairs):
                 owners = torch.tensor([place for place, _ in chunk], device=self.device)
@@ -138,39 +152,60 @@ class Seq2SeqAdapter(Adapter):
         return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
 
     @torch.inference_mode()
-    def generate(
-        self, texts: Sequence[str], max_new_tokens: int = 64, template: str | None = None
-    ) -> list[tuple[str, float]]:
-        rows = self.with_template(template).tokenize(texts)
+    def write(
+        self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
+    ) -> list[Written]:
+        begins = [self.written_ids(text, ended=False) if text else [] for text in begun or [""] * len(encoded)]
+        found: dict[int, Written] = {}
+        # Decoders have no padding on the left: what shares a batch begins with as many tokens.
+        for length in sorted(set(map(len, begins))):
+            places = [i for i, begin in enumerate(begins) if len(begin) == length]
+            written = self._write([encoded[i] for i in places], [begins[i] for i in places], max_new_tokens)
+            found |= zip(places, written, strict=True)
+        return [found[i] for i in range(len(encoded))]
+
+    def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
+        """The same behind beginnings of equal length."""
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
         )
 
-        def write(positions: Sequence[int]) -> list[tuple[str, float]]:
-            ids, mask = self.stack([rows[i] for i in positions])
+        def write(positions: Sequence[int]) -> list[Written]:
+            ids, mask = self.stack([encoded[i] for i in positions])
+            begin = self._decoder_start([begins[i] for i in positions])  # (B, S)
             greedy = GreedySteps()
             written = self.model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[greedy]
+                input_ids=ids,
+                attention_mask=mask,
+                decoder_input_ids=begin,
+                generation_config=config,
+                logits_processor=[greedy],
             )
-            answers = written[:, 1:]  # without the decoder's start token
+            answers = written[:, begin.shape[1] :]
             found = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
             chances = path_probabilities(greedy.steps, answers, self.end_ids)
             return [(self._fitting(text.strip()), chance) for text, chance in zip(found, chances, strict=True)]
 
-        return in_batches([len(row.ids) for row in rows], self.max_padded_tokens, write)
+        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, write)
 
-    def _log_probabilities(self, states: Tensor, mask: Tensor, targets: Sequence[list[int]]) -> list[float]:
+    def _decoder_start(self, begins: Sequence[list[int]]) -> Tensor:
+        """What the decoder has read before its first step: its start token and the beginning, (B, 1 + S)."""
+        last = int(self.tokenizer.eos_token_id)  # shifted out again: labels predict one token more than they read
+        labels = torch.tensor([[*begin, last] for begin in begins], device=self.device)
+        return self.model.prepare_decoder_input_ids_from_labels(labels)
+
+    def _log_probabilities(self, states: Tensor, mask: Tensor, targets: Sequence[Target]) -> list[float]:
         """Of each target behind its text's encoder states: (C, T, D), (C, T) -> C values."""
-        labels = pad(targets, IGNORE).to(self.device)  # (C, S)
+        labels = pad([target.ids for target in targets], IGNORE).to(self.device)  # (C, S)
         logits = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,
             decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
             use_cache=False,
         ).logits  # (C, S, V)
-        return sum_log_probabilities(logits, labels).tolist()
+        return sum_log_probabilities(logits, counted(labels, [target.given for target in targets])).tolist()
 
     def _ids(self, target: str) -> list[int]:
         """The target as the decoder is trained on it, special tokens included."""
@@ -185,8 +220,8 @@ class Seq2SeqAdapter(Adapter):
     def _labels(self, targets: Sequence[str]) -> Tensor:
         return pad([self._target(target) for target in targets], IGNORE).to(self.device)  # (B, S)
 
-    def _chunks(self, pairs: Sequence[tuple[int, list[int]]]) -> Iterator[Sequence[tuple[int, list[int]]]]:
-        longest = max((len(target) for _, target in pairs), default=1)
+    def _chunks(self, pairs: Sequence[tuple[int, Target]]) -> Iterator[Sequence[tuple[int, Target]]]:
+        longest = max((len(target.ids) for _, target in pairs), default=1)
         size = max(1, MAX_LOGITS // (longest * self.model.config.vocab_size))
         for start in range(0, len(pairs), size):
             yield pairs[start : start + size]

@@ -19,6 +19,7 @@ from understudy.artifacts import ArtifactStore
 from understudy.data.parquet import read_annotated, read_examples
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
+from understudy.models.forms import SEPARATORS
 from understudy.models.load import ModelCard, adapt, architecture_of, create, save
 from understudy.models.scratch import PREFIX
 from understudy.serving.base import Reasons
@@ -117,7 +118,8 @@ def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row], more: Seque
         store=store,
         task=spec.task,
         texts=[row.example.input for row in (*rows, *more)],
-        targets=[row.example.output for row in (*rows, *more)],
+        # In every arm, so that all tokenizers made here are equal.
+        targets=[*(row.example.output for row in (*rows, *more)), *SEPARATORS.values()],
         seed=spec.seed,
         pooling="gate" if "gate" in terms else "tags" if "tags" in terms else "mean",
     )

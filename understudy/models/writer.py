@@ -1,0 +1,114 @@
+"""What the adapters of writing models share: how a form's answers are asked for, scored and told from their reasons.
+
+Which text stands for a candidate follows from the form; how a text is written or scored is the architecture's, encoder-
+decoder or decoder. Every answer depends on its own input only, the reasons that stand before it included.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from understudy.models.base import Adapter, Answer, Written, likeliest
+from understudy.models.forms import compose, split
+from understudy.models.text import Encoded, fitting
+
+__all__ = ["Target", "Writer"]
+
+MAX_ANSWER = 64
+MAX_WHOLE = 2 * MAX_ANSWER
+"""New tokens of an answer, and of an answer with its reasons."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Token ids that a model may write. The first `given` are taken as written: they count for nothing."""
+
+    ids: list[int]
+    given: int = 0
+
+
+class Writer(Adapter):
+    """An adapter of a model that writes."""
+
+    @abstractmethod
+    def written_ids(self, text: str, *, ended: bool) -> list[int]:
+        """A text's tokens as the model writes it behind its input, with the token that ends it or without."""
+
+    @abstractmethod
+    def room(self, row: Encoded) -> int:
+        """The most tokens that can be written behind this text."""
+
+    @abstractmethod
+    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        """The log-probability of each text's targets. Raises ModelError for a target longer than the window."""
+
+    @abstractmethod
+    def write(
+        self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
+    ) -> list[Written]:
+        """What the model writes greedily, or how it goes on behind texts that it is taken to have `begun` with."""
+
+    def generate(
+        self, texts: Sequence[str], max_new_tokens: int = MAX_ANSWER, template: str | None = None
+    ) -> list[Written]:
+        adapter = self.with_template(template)
+        return adapter.write(adapter.tokenize(texts), max_new_tokens)
+
+    def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+        before = self._reasons_before(encoded) if self.form == "rationale_then_label" else None
+        return self.target_likelihoods(encoded, self._targets(encoded, candidates, before))
+
+    def reasons(self, texts: Sequence[str], answers: Sequence[Answer]) -> list[Written]:
+        """What the model writes for reasons of each answer; where it chose among candidates, behind the chosen one."""
+        missing = [i for i, answer in enumerate(answers) if answer.reasons is None]
+        begun = [compose(self.form, answers[i].text, []) for i in missing]
+        found = dict(zip(missing, self.write(self.tokenize([texts[i] for i in missing]), begun=begun), strict=True))
+        return [answer.reasons or found[i] for i, answer in enumerate(answers)]
+
+    def _choose(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[Answer]:
+        if self.form != "rationale_then_label":
+            return super()._choose(encoded, candidates)
+        before = self._reasons_before(encoded)
+        likelihoods = self.target_likelihoods(encoded, self._targets(encoded, candidates, before))
+        return [
+            Answer(found.text, found.probability, found.probabilities, reasons)
+            for found, reasons in zip(map(likeliest, candidates, likelihoods), before, strict=True)
+        ]
+
+    def _compose(self, texts: Sequence[str]) -> list[Answer]:
+        if self.form == "label":
+            return super()._compose(texts)
+        parts = [(split(self.form, text), chance) for text, chance in self.generate(texts, MAX_WHOLE)]
+        return [Answer(label, chance, None, (reasons, chance)) for (label, reasons), chance in parts]
+
+    def _reasons_before(self, encoded: Sequence[Encoded]) -> list[Written]:
+        return [(split(self.form, text)[1], chance) for text, chance in self.write(encoded)]
+
+    def _targets(
+        self,
+        encoded: Sequence[Encoded],
+        candidates: Sequence[Sequence[str]],
+        before: Sequence[Written] | None,
+    ) -> list[list[Target]]:
+        """What stands for each candidate: itself, its text's beginning, or itself behind its row's reasons."""
+        if before is not None:
+            return [self._behind(*row) for row in zip(encoded, candidates, [text for text, _ in before], strict=True)]
+        known = {
+            name: Target(self.written_ids(compose(self.form, name, []), ended=self.form == "label"))
+            for row in candidates
+            for name in row
+        }
+        return [[known[name] for name in row] for row in candidates]
+
+    def _behind(self, row: Encoded, names: Sequence[str], reasons: str) -> list[Target]:
+        """One cut of the reasons for all candidates, so that they are compared behind the same words."""
+        longest = max(names, key=lambda name: len(self.written_ids(name, ended=True)), default="")
+        said = fitting(
+            reasons,
+            lambda text: len(self.written_ids(compose(self.form, longest, [text]), ended=True)),
+            self.room(row),
+        )
+        given = len(self.written_ids(compose(self.form, "", [said]), ended=False))
+        return [Target(self.written_ids(compose(self.form, name, [said]), ended=True), given) for name in names]
