@@ -1,8 +1,9 @@
 """A job's budget: how much of it is spent, and how much of it each phase may take. Pure.
 
 Seconds run from the beginning of the job's first work, pauses left out. A teacher that is fine-tuned first gets a
-quarter of them, annotation ends when half are spent, and the students share what is left in equal parts: equal time,
-which is the same budget for every arm. Evaluation and publishing are short and are not cut.
+quarter of them, annotation ends when half are spent, a search gets a quarter of what is left then, and the students
+share the rest in equal parts: equal time, which is the same budget for every arm. Evaluation and publishing are short
+and are not cut.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from services.orchestrator.jobs import Job
 from understudy.errors import BudgetExhausted
 
-__all__ = ["annotation_is_over", "seconds_for_a_run", "seconds_for_the_teacher", "sentence"]
+__all__ = ["annotation_is_over", "seconds_for_a_run", "seconds_for_a_try", "seconds_for_the_teacher", "sentence"]
 
 TEACHER_SHARE = 0.25
 BEFORE_TRAINING = 0.5
+SEARCH_SHARE = 0.25  # of what is left when it begins, as its trainings are a quarter as long as full ones
 
 
 def annotation_is_over(job: Job, now: float, tokens: int) -> bool:
@@ -44,6 +46,12 @@ def seconds_for_a_run(job: Job, runs: int) -> float | None:
             param=job.field("budget.seconds"),
         )
     return left / runs
+
+
+def seconds_for_a_try(job: Job, candidates: int) -> float | None:
+    """What each short training of a search that begins now may take; as `seconds_for_a_run` otherwise."""
+    seconds = seconds_for_a_run(job, candidates)
+    return None if seconds is None else SEARCH_SHARE * seconds
 
 
 def sentence(job: Job) -> str:

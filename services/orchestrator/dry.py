@@ -23,6 +23,7 @@ from services.orchestrator.estimate import expect
 from services.orchestrator.jobs import Arm, Estimate, Job, Rows
 from services.orchestrator.phases import validate
 from services.orchestrator.phases.fields import told_as
+from services.orchestrator.steps import pays
 from understudy.data.parquet import write_examples
 from understudy.errors import Overloaded, PayloadTooLarge, Unavailable, from_body
 from understudy.schemas import RejectedRow, TaskSpec
@@ -59,6 +60,7 @@ class Checked(BaseModel):
     rejected: tuple[RejectedRow, ...]
     architecture: str
     arms: tuple[Arm, ...]
+    searches: bool
     student: ModelTokens
     teacher: ModelTokens | None
     estimate: Estimate
@@ -81,8 +83,7 @@ class DryRun:
             self._places.release()
 
     def _bound(self, job: Job) -> None:
-        files = [job.training_file, job.validation_file, job.spec.test_file]
-        size = sum(self._context.files.get(file_id).bytes for file_id in files if file_id)
+        size = sum(self._context.files.get(file_id).bytes for file_id in job.files.values())
         if size > MAX_BYTES:
             raise PayloadTooLarge(
                 f"the files have {size} bytes and a dry run reads {MAX_BYTES}: submit the job, whose first phase "
@@ -94,7 +95,7 @@ class DryRun:
         found = validate.examine(self._context, job, check)
         validate.check_sizes(job, found)
         measured = self._measure(job, found, check)
-        arms = validate.arms_of(job, measured["student"]["architecture"], found.task)
+        arms = validate.arms_of(job, measured["student"]["architecture"], found)
         estimate = expect(self._context, job, found.rows, arms)
         teacher = _tokens(job.distillation.teacher.model, measured["teacher"], found.rows) if job.distils else None
         if job.distils and teacher is None:
@@ -108,6 +109,7 @@ class DryRun:
             rejected=tuple(found.rejected[: validate.SHOWN]),
             architecture=measured["student"]["architecture"],
             arms=arms,
+            searches=pays(job, arms),
             student=student,
             teacher=teacher,
             estimate=estimate,

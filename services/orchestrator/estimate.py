@@ -7,8 +7,8 @@ Times are of one worker. Knows nothing of HTTP.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -17,9 +17,7 @@ from sqlalchemy import func, select
 from services.orchestrator.context import Context
 from services.orchestrator.database import jobs, work_items
 from services.orchestrator.jobs import Arm, Estimate, Job, Phase, Rows
-from understudy.models.names import PREFIX
-from understudy.schemas import Hyperparameters
-from understudy.training.plan import Shape, resolve
+from services.orchestrator.steps import going_on, pays, planned_steps, short_steps, student_steps
 
 __all__ = ["estimated", "expect"]
 
@@ -30,22 +28,27 @@ MODELS_LOOKED_AT = 5
 def expect(context: Context, job: Job, rows: Rows, arms: tuple[Arm, ...]) -> Estimate:
     """The job's estimate, from its validated rows and its planned arms."""
     train_rows = min(rows.train, job.spec.max_train_rows or rows.train)
-    runs = len(arms) * len(job.spec.seeds)
-    steps = _steps(job.model, job.hyperparameters, train_rows)
-    calls = math.ceil(train_rows / context.settings.teacher_max_examples) if job.distils else 0
+    tries, full = _candidates(job, arms), len(_most_arms(job, arms))
+    steps = student_steps(job, train_rows, rows.unlabelled)
+    curve = [student_steps(job, size, rows.unlabelled) for size in job.spec.sizes]
+    runs = full * len(job.spec.seeds) * (1 + len(curve))
+    explained = [train_rows, rows.unlabelled] if job.distils else []
+    calls = sum(math.ceil(count / context.settings.teacher_max_examples) for count in explained)
     units: dict[Phase, int] = {
-        "validate": rows.train + rows.validation + rows.test + rows.rejected,
+        "validate": rows.train + rows.validation + rows.test + rows.rejected + rows.unlabelled,
         "preflight": 1,
-        "annotate": train_rows,
-        "train": steps * runs,
+        "annotate": sum(explained),
+        "search": tries * short_steps(steps),
+        "train": (steps + sum(curve)) * full * len(job.spec.seeds),
         "evaluate": rows.test * runs,
         "publish": 1,
     }
     if job.distils and job.distillation.teacher.finetune:
         teacher = job.distillation.teacher
-        units["teacher"] = _steps(teacher.model, teacher.hyperparameters, rows.train)
+        units["teacher"] = planned_steps(teacher.model, teacher.hyperparameters, rows.train)
     paces = _paces(context, job)
-    seconds = {phase: _product(units[phase], paces.get(phase)) for phase in job.phases}
+    phases = [phase for phase in job.phases if phase != "search" or tries]
+    seconds = {phase: _product(units[phase], paces.get(phase)) for phase in phases}
     disk = _disk(context, job, runs)
     known = [value for value in seconds.values() if value is not None]
     missing = [phase for phase, value in seconds.items() if value is None]
@@ -55,7 +58,9 @@ def expect(context: Context, job: Job, rows: Rows, arms: tuple[Arm, ...]) -> Est
     return Estimate(
         runs=runs,
         steps_per_run=steps,
-        teacher_examples=train_rows if job.distils else 0,
+        search_runs=tries,
+        search_steps_per_run=short_steps(steps) if tries else 0,
+        teacher_examples=sum(explained),
         teacher_calls=calls,
         seconds_by_phase=seconds,
         seconds=round(sum(known), 1) if len(known) == len(seconds) else None,
@@ -75,10 +80,18 @@ def estimated(job: Job, eta: float | None, now: float) -> int | None:
     return math.ceil(now + sum(known)) if len(known) == len(rest) else None
 
 
-def _steps(model: str, asked: Hyperparameters, rows: int) -> int:
-    """Only the learning rate depends on the rest of a model's shape."""
-    scratch = model.startswith(PREFIX)
-    return resolve(asked, rows=rows, shape=Shape("classifier", parameters=0, width=1, layers=1, scratch=scratch)).steps
+def _candidates(job: Job, arms: Sequence[Arm]) -> int:
+    """How many a search tries; 0 where there is none."""
+    return sum(arm.candidate for arm in arms) if pays(job, arms) else 0
+
+
+def _most_arms(job: Job, arms: Sequence[Arm]) -> Sequence[Arm]:
+    """The arms that are trained in full, where a search goes on with those that have the most controls."""
+    if not pays(job, arms):
+        return arms
+    controls = Counter(arm.control_of for arm in arms)
+    candidates = sorted((arm.name for arm in arms if arm.candidate), key=lambda name: -controls[name])
+    return going_on(job, arms, candidates)
 
 
 def _product(units: int, pace: float | None) -> float | None:
@@ -108,7 +121,7 @@ def _paces(context: Context, job: Job) -> Mapping[str, float]:
 
 def _alike(phase: str, request: Mapping[str, Any], job: Job) -> bool:
     """Whether a phase of that earlier job says how long the same phase of this one takes."""
-    if phase in ("train", "evaluate"):
+    if phase in ("search", "train", "evaluate"):
         return bool(request["model"] == job.model)
     if phase in ("preflight", "annotate", "teacher"):
         teacher = request["spec"].get("teacher")
@@ -131,6 +144,5 @@ def _disk(context: Context, job: Job, runs: int) -> int | None:
     sizes = [context.artifacts.get(model).bytes for model in models if context.artifacts.exists(model)]
     if not sizes:
         return None
-    files = [job.training_file, job.validation_file, job.spec.test_file]
-    data = sum(context.files.get(file_id).bytes for file_id in files if file_id)
+    data = sum(context.files.get(file_id).bytes for file_id in job.files.values())
     return round(fmean(sizes) * (runs + 1)) + data

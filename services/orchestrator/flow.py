@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,15 +78,15 @@ class Flow:
             if sql.execute(move).rowcount != 1:
                 return None
             job = locked_job(sql, job_id)
-            told = len(job.facts.cuts)
+            known = {*job.facts.cuts, *job.facts.findings}
             try:
                 job, coming = advance(job, _results(sql, job_id, phase))
             except UnderstudyError as error:
                 job, coming = job.to("failed", error=JobError.of(error), finished_at=int(now)), None
                 add_event(sql, job_id, Event(message=error.message, level="error"), now)
             else:
-                for cut in job.facts.cuts[told:]:
-                    add_event(sql, job_id, Event(message=cut, level="warn"), now)
+                for event in _news(job, known):
+                    add_event(sql, job_id, event, now)
                 begins = f"Phase {phase} is done, {following} begins" if coming else "The job has succeeded"
                 add_event(sql, job_id, Event(message=begins, data={"phase": following}), now)
             if coming:
@@ -221,6 +221,12 @@ class Flow:
             for index, item in enumerate(coming.items)
         ]
         sql.execute(insert(work_items), values)
+
+
+def _news(job: Job, known: Collection[str]) -> list[Event]:
+    """What a phase has found out that its users should read."""
+    cuts = [Event(message=cut, level="warn") for cut in job.facts.cuts if cut not in known]
+    return cuts + [Event(message=found) for found in job.facts.findings if found not in known]
 
 
 def _unfinished() -> Any:

@@ -13,13 +13,16 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from understudy.errors import Conflict, UnderstudyError
+from understudy.evaluation.spec import Searched
 from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, SupervisedSpec, TaskSpec
+from understudy.training.recipes import AUTO
 
 __all__ = [
     "ACTIVE",
     "ENDED",
     "MOVES",
     "PHASES",
+    "PLAIN",
     "Arm",
     "Estimate",
     "Event",
@@ -53,8 +56,10 @@ ENDED = frozenset(status for status, moves in MOVES.items() if not moves)
 ACTIVE: frozenset[Status] = frozenset({"validating_files", "queued", "running"})
 """The states in which workers may take a job's items."""
 
-Phase = Literal["validate", "preflight", "teacher", "annotate", "train", "evaluate", "publish", "done"]
+Phase = Literal["validate", "preflight", "teacher", "annotate", "search", "train", "evaluate", "publish", "done"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+PLAIN = "finetune"
+"""The one recipe without a teacher."""
 Queue = Literal["control", "annotate", "train"]
 
 
@@ -97,13 +102,19 @@ class Rows(Record):
     validation: int
     test: int
     rejected: int
+    unlabelled: int = 0
 
 
 class Estimate(Record):
-    """What a job was expected to cost. Seconds are of one worker; None is not known, and `unknown` says why."""
+    """What a job was expected to cost. Seconds are of one worker; None is not known, and `unknown` says why.
+
+    After a search `runs` are at most so many: which arms are trained in full is not known before.
+    """
 
     runs: int
     steps_per_run: int
+    search_runs: int = 0
+    search_steps_per_run: int = 0
     teacher_examples: int
     teacher_calls: int
     seconds_by_phase: Mapping[str, float | None]
@@ -121,14 +132,18 @@ class Facts(Record):
     rows: Rows | None = None
     rejected_rows: tuple[RejectedRow, ...] = ()
     architecture: str | None = None
-    arms: tuple[Arm, ...] = ()
+    arms: tuple[Arm, ...] = ()  # search keeps the best of them
+    searches: bool = False
     estimate: Estimate | None = None
     teacher: str | None = None  # preflight, or teacher where it is fine-tuned first
     fingerprint: str | None = None  # annotate
     annotated: int | None = None
+    unlabelled_annotated: int | None = None
     teacher_tokens: int = 0
+    searched: tuple[Searched, ...] = ()  # search
     trained_tokens: int | None = None  # train
     cuts: tuple[str, ...] = ()  # annotate and train: what the budget ended early
+    findings: tuple[str, ...] = ()  # search: what its users should read
     report: str | None = None  # evaluate
 
 
@@ -188,14 +203,42 @@ class Job(Record):
         """The phases that this job goes through, in order, `done` not among them."""
         without: set[Phase] = {"done"}
         if not self.distils:
-            without |= {"preflight", "teacher", "annotate"}
+            without |= {"preflight", "teacher", "annotate", "search"}
         elif not self.distillation.teacher.finetune:
             without.add("teacher")
+        if not self.searches:
+            without.add("search")
         return tuple(phase for phase in PHASES if phase not in without)
+
+    @property
+    def searches(self) -> bool:
+        """Whether candidates are tried on short trainings first; as asked for, until the arms are known."""
+        if self.facts.arms:
+            return self.facts.searches
+        return self.distils and self.distillation.search == "auto" and AUTO in self.recipes
 
     def field(self, name: str) -> str:
         """The path of one of the method's own fields, as its user wrote it."""
         return f"method.{self.method}.{name}"
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The uploaded files that the job reads, by the field that names each."""
+        named = {
+            "training_file": self.training_file,
+            "validation_file": self.validation_file,
+            self.field("test_file"): self.spec.test_file,
+            self.field("unlabelled_file"): self.distillation.unlabelled_file if self.distils else None,
+        }
+        return {field: file_id for field, file_id in named.items() if file_id is not None}
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """What was asked for, one recipe or several; a job without a teacher has one."""
+        if not self.distils:
+            return (PLAIN,)
+        recipe = self.distillation.recipe
+        return (recipe,) if isinstance(recipe, str) else recipe
 
     @property
     def seed(self) -> int:
@@ -218,6 +261,19 @@ class Job(Record):
             return self.facts.annotated
         assert self.facts.rows is not None
         return min(self.facts.rows.train, self.spec.max_train_rows or self.facts.rows.train)
+
+    @property
+    def unlabelled_rows(self) -> int:
+        """Rows that the teacher labels, or has labelled."""
+        if self.facts.unlabelled_annotated is not None:
+            return self.facts.unlabelled_annotated
+        assert self.facts.rows is not None
+        return self.facts.rows.unlabelled
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The smaller training sets of the learning curve; a budget may have left fewer rows than one of them."""
+        return tuple(size for size in sorted(self.spec.sizes) if size < self.train_rows)
 
 
 class NewItem(Record):

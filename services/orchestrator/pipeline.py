@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.flow import Next
 from services.orchestrator.jobs import Item, Job, NewItem, Phase, Queue
-from services.orchestrator.phases import annotate, evaluate, preflight, publish, train, validate
+from services.orchestrator.phases import annotate, evaluate, preflight, publish, search, train, validate
 from services.orchestrator.settings import Settings
 
 __all__ = ["STAGES", "Stage", "finish", "first_items"]
@@ -64,6 +64,13 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             annotate.run,
             absorb=lambda job, results: annotate.absorb(job, [annotate.Annotated.model_validate(r) for r in results]),
             plan=lambda job, settings: annotate.plan(job, settings.shard_size),
+        ),
+        "search": Stage(
+            "train",
+            "steps",
+            search.run,
+            absorb=lambda job, results: search.absorb(job, [search.Tried.model_validate(r) for r in results]),
+            plan=lambda job, _: search.plan(job),
         ),
         "train": Stage(
             "train",

@@ -22,7 +22,14 @@ from services.orchestrator.database import Database, rationales
 from understudy.artifacts import ArtifactStore
 from understudy.data.parquet import AnnotatedExample, read_annotated
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound
-from understudy.schemas import Attribution, AttributionRequest, Example, ModelInfo, PredictionRequest
+from understudy.schemas import (
+    Attribution,
+    AttributionExample,
+    AttributionRequest,
+    Example,
+    ModelInfo,
+    PredictionRequest,
+)
 
 __all__ = ["Rationales", "key_of", "keys_of"]
 
@@ -58,7 +65,7 @@ class Rationales:
         self._database = database
         self._artifacts = artifacts
 
-    def find(self, keys: Sequence[str], examples: Sequence[Example]) -> list[Attribution | None]:
+    def find(self, keys: Sequence[str], examples: Sequence[AttributionExample]) -> list[Attribution | None]:
         """What is known of each example, as if it had been asked now."""
         places = self._places(keys)
         found: list[Attribution | None] = []
@@ -109,5 +116,7 @@ def _read(path: Path) -> Sequence[AnnotatedExample]:
     return read_annotated(path)
 
 
-def _same(one: Example, other: Example) -> bool:
-    return (one.input, one.output, one.choices) == (other.input, other.output, other.choices)
+def _same(one: Example, asked: AttributionExample) -> bool:
+    """Whether a row of a shard is about that question; one without an output may have any answer."""
+    answered = asked.output is None or asked.output == one.output
+    return answered and (one.input, one.choices) == (asked.input, asked.choices)

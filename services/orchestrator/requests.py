@@ -80,6 +80,8 @@ def job_of(request: JobRequest, now: float) -> Job:
     chosen = {"seeds": _seeds(request, spec, place), "hyperparameters": _hyperparameters(request, spec, place)}
     spec = spec.model_copy(update=chosen)
     _check_seeds(spec, place)
+    if len(set(spec.sizes)) < len(spec.sizes):
+        raise InvalidRequest("a size is given twice, which would train the same arms twice", param=f"{place}.sizes")
     _check_template(spec, place)
     if isinstance(spec, DistillationSpec):
         for check in TEACHING:

@@ -218,7 +218,8 @@ def _matches(job: Job, wanted: Mapping[str, str], without: bool) -> bool:
 
 
 def _files_of(request: Mapping[str, Any]) -> set[str]:
-    return {request["training_file"], request["validation_file"], request["spec"]["test_file"]}
+    spec = request["spec"]
+    return {request["training_file"], request["validation_file"], spec["test_file"], spec.get("unlabelled_file")}
 
 
 def _file(row: Row[Any]) -> FileRow:

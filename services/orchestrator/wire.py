@@ -19,6 +19,7 @@ from services.orchestrator.pipeline import STAGES
 from services.orchestrator.store import FileRow, StoredEvent
 from services.orchestrator.tally import Tally
 from understudy.artifacts import Artifact
+from understudy.evaluation.spec import Searched
 from understudy.schemas import DistillationSpec, Hyperparameters, Progress, RejectedRow, SupervisedSpec, TaskSpec
 
 __all__ = [
@@ -125,6 +126,7 @@ class DryRunObject(_Object):
     rejected_rows: RejectedRows
     architecture: str
     arms: tuple[Arm, ...]
+    searches: bool
     student: ModelTokens
     teacher: ModelTokens | None
     estimate: Estimate
@@ -157,6 +159,9 @@ class JobObject(_Object):
     progress: Progress
     phases: tuple[PhaseProgress, ...]
     arms: tuple[Arm, ...]
+    searched: tuple[Searched, ...]
+    sizes: tuple[int, ...]
+    rows: Rows | None
     rejected_rows: RejectedRows | None
     alias: str
     dataset: str | None
@@ -194,6 +199,7 @@ class CheckpointObject(_Object):
     metrics: CheckpointMetrics
     arm: Arm
     seed: int
+    size: int | None = None
 
 
 class ModelObject(_Object):
@@ -239,6 +245,9 @@ def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = Non
         progress=progress,
         phases=tuple(phases),
         arms=facts.arms,
+        searched=facts.searched,
+        sizes=job.sizes if facts.rows else job.spec.sizes,
+        rows=facts.rows,
         rejected_rows=rejected,
         alias=job.alias,
         dataset=facts.dataset,
@@ -264,6 +273,7 @@ def dry_run_object(job: Job, found: Checked) -> DryRunObject:
         rejected_rows=RejectedRows(count=found.rows.rejected, data=found.rejected),
         architecture=found.architecture,
         arms=found.arms,
+        searches=found.searches,
         student=found.student,
         teacher=found.teacher,
         estimate=found.estimate,
@@ -298,6 +308,7 @@ def checkpoint_object(item: Item) -> CheckpointObject:
         ),
         arm=trained.arm,
         seed=trained.seed,
+        size=trained.size,
     )
 
 

@@ -12,10 +12,11 @@ import uvicorn
 from services.orchestrator.app import create_app
 from services.orchestrator.context import Send
 from services.orchestrator.settings import Settings
+from stand.bench import FEW
 
 __all__ = ["Server"]
 
-DISTIL = {"type": "distillation", "distillation": {"teacher": {"model": "teacher"}}}
+DISTIL = {"type": "distillation", "distillation": {"teacher": {"model": "teacher"}, **FEW}}
 
 
 class Server:

@@ -1,4 +1,8 @@
-"""Annotate: the teacher marks the words of each training example that decided its answer, a shard of rows at a time."""
+"""Annotate: the teacher marks the words of each training example that decided its answer, a shard of rows at a time.
+
+Rows without an output come after the training rows, in shards of their own: of those its own answer is explained, and
+becomes their output.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +14,35 @@ from pydantic import BaseModel, ConfigDict
 
 from services.orchestrator.budget import annotation_is_over, sentence
 from services.orchestrator.context import Context, Grip
-from services.orchestrator.jobs import Item, Job, NewItem
+from services.orchestrator.jobs import Arm, Item, Job, NewItem
 from services.orchestrator.phases.validate import MIN_ROWS
 from services.orchestrator.rationales import keys_of
-from understudy.data.parquet import AnnotatedExample, read_examples, write_annotated
+from understudy.data.parquet import AnnotatedExample, read_examples, read_inputs, write_annotated
 from understudy.errors import BudgetExhausted, Conflict
-from understudy.schemas import Attribution, AttributionExample, AttributionRequest, Example, ModelInfo
+from understudy.schemas import (
+    Attribution,
+    AttributionExample,
+    AttributionRequest,
+    Example,
+    ModelInfo,
+    PredictionInput,
+)
+from understudy.training.recipes import parse_recipe
 
 __all__ = ["Annotated", "absorb", "attribution_request", "explained", "plan", "run", "training_rows"]
 
 
 LEAST_ROWS = MIN_ROWS["train"]
 
+Rows = Sequence[Example | PredictionInput]
+"""Of the training split, or without an output; never of both."""
+
 
 class Annotated(BaseModel):
-    """A shard, with fewer rows than it was to have where the budget was spent; without any there is none."""
+    """A shard, with fewer rows than it was to have where the budget was spent; without any there is none.
+
+    `rows` were explained. `empty` of them are not in the shard: `unlabelled` ones to which the teacher said nothing.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,19 +50,26 @@ class Annotated(BaseModel):
     rows: int
     fingerprint: str | None
     tokens: int = 0
+    unlabelled: bool = False
+    empty: int = 0
 
 
 def plan(job: Job, shard_size: int) -> list[NewItem]:
-    """One item a shard of the rows that the students will learn from."""
-    shards = [(start, min(start + shard_size, job.train_rows)) for start in range(0, job.train_rows, shard_size)]
-    return [NewItem(payload={"start": start, "stop": stop}, total=stop - start) for start, stop in shards]
+    """One item a shard of the rows that the students will learn from, those without an output at last."""
+    return [
+        NewItem(payload={"start": start, "stop": stop, "unlabelled": unlabelled}, total=stop - start)
+        for unlabelled, count in ((False, job.train_rows), (True, job.unlabelled_rows))
+        for start, stop in ((start, min(start + shard_size, count)) for start in range(0, count, shard_size))
+    ]
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
     assert job.facts.teacher is not None
-    examples = training_rows(context, job)[item.payload["start"] : item.payload["stop"]]
+    unlabelled = bool(item.payload.get("unlabelled"))
+    read_rows = unlabelled_rows if unlabelled else training_rows
+    examples: Rows = read_rows(context, job)[item.payload["start"] : item.payload["stop"]]
     teacher = context.teachers.model(job.facts.teacher, grip.check)
-    rows: list[AnnotatedExample] = []
+    said: list[Attribution] = []
     size = context.settings.teacher_max_examples
     counted = job.spec.budget is not None and job.spec.budget.teacher_tokens is not None
     spent, tokens = job.facts.teacher_tokens, 0
@@ -53,75 +78,133 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
             break
         part = examples[start : start + size]
         results, read = explained(context, job, teacher, part, grip)
-        rows += [AnnotatedExample(example=e, attribution=a) for e, a in zip(part, results, strict=True)]
+        said += results
         tokens += read
         spent = context.flow.spend(job.id, read) if counted and read else spent
-        grip.progress(len(rows))
-    if not rows:
-        return Annotated(shard=None, rows=0, fingerprint=None)
+        grip.progress(len(said))
+    whole = [(row, one) for row, one in zip(examples, said, strict=False) if isinstance(row, Example) or _says(one)]
+    return Annotated(
+        shard=_publish(context, job, item, teacher, whole) if whole else None,
+        rows=len(said),
+        fingerprint=teacher.fingerprint if said else None,
+        tokens=tokens,
+        unlabelled=unlabelled,
+        empty=len(said) - len(whole),
+    )
+
+
+def _publish(
+    context: Context,
+    job: Job,
+    item: Item,
+    teacher: ModelInfo,
+    explained: Sequence[tuple[Example | PredictionInput, Attribution]],
+) -> str:
+    """The shard of what was explained, each row under its key."""
     folder = context.scratch(item)
+    rows = [AnnotatedExample(example=_answered(row, said), attribution=said) for row, said in explained]
     write_annotated(folder / "shard.parquet", rows)
     meta = {"job_id": job.id, "index": item.index, "rows": len(rows)}
     shard = context.artifacts.publish("shard", folder, meta).id
-    context.rationales.keep(_keys(job, teacher, examples[: len(rows)]), shard)
-    return Annotated(shard=shard, rows=len(rows), fingerprint=teacher.fingerprint, tokens=tokens)
+    context.rationales.keep(_keys(job, teacher, [row for row, _ in explained]), shard)
+    return shard
+
+
+def _says(said: Attribution) -> bool:
+    """Whether the teacher has an answer; one that writes may write nothing."""
+    return bool(said.prediction and said.prediction.strip())
+
+
+def _answered(row: Example | PredictionInput, said: Attribution) -> Example:
+    """The row with the teacher's answer where it has none of its own."""
+    if isinstance(row, Example):
+        return row
+    return Example(id=str(row.id), input=row.input, output=str(said.prediction), choices=row.choices)
 
 
 def explained(
-    context: Context, job: Job, teacher: ModelInfo, examples: Sequence[Example], grip: Grip
+    context: Context, job: Job, teacher: ModelInfo, examples: Rows, grip: Grip
 ) -> tuple[list[Attribution], int]:
     """What the teacher says of each example, and the tokens that it had to read for that: it is asked what is new.
 
     Raises Conflict when the teacher that answers is not the one that `teacher` describes.
     """
-    found = context.rationales.find(_keys(job, teacher, examples), examples)
-    missing = [example for example, known in zip(examples, found, strict=True) if known is None]
+    request = _request(job, examples)
+    found = context.rationales.find(keys_of(request, teacher), request.examples)
+    missing = tuple(example for example, known in zip(request.examples, found, strict=True) if known is None)
     if not missing:
         return [known for known in found if known is not None], 0
-    answers = context.teachers.attribute(_request(job, missing), grip.check)
+    asked = request.model_copy(update={"examples": missing})
+    answers = context.teachers.attribute(asked, grip.check)
     _one({teacher.fingerprint, *(answer.fingerprint for answer in answers)})
     fresh = [result for answer in answers for result in answer.results]
     rest = iter(fresh)
     return [next(rest) if known is None else known for known in found], sum(result.tokens for result in fresh)
 
 
-def _keys(job: Job, teacher: ModelInfo, examples: Sequence[Example]) -> list[str]:
+def _keys(job: Job, teacher: ModelInfo, examples: Rows) -> list[str]:
     return keys_of(_request(job, examples), teacher)
 
 
-def _request(job: Job, examples: Sequence[Example]) -> AttributionRequest:
+def _request(job: Job, examples: Rows) -> AttributionRequest:
     return attribution_request(job, job.facts.teacher or job.distillation.teacher.model, examples)
 
 
 def absorb(job: Job, results: Sequence[Annotated]) -> Job:
     """Keep what there is. Raises BudgetExhausted where that is too little to train on."""
-    rows, asked = sum(result.rows for result in results), job.train_rows
+    rows, asked = sum(result.rows for result in results if not result.unlabelled), job.train_rows
+    more, wanted = sum(result.rows for result in results if result.unlabelled), job.unlabelled_rows
+    labelled = more - sum(result.empty for result in results)
     if rows < min(asked, LEAST_ROWS):
         raise BudgetExhausted(
             f"{sentence(job)} is spent after {rows} of {asked} rows, and training needs at least {LEAST_ROWS}: raise "
             "it, or give fewer rows",
             param=job.field("budget"),
         )
-    cut = f"The teacher explained {rows:,} of {asked:,} training rows when its part of {{}} was spent."
+    cuts = []
+    if rows < asked or more < wanted:
+        cuts.append(_cut(job, rows, asked, more, wanted))
+    if lost := [size for size in job.spec.sizes if rows <= size < asked]:
+        cuts.append(f"The learning curve lacks {', '.join(map(str, sorted(lost)))} rows: {rows:,} were explained.")
+    if wanted and not labelled:
+        cuts.append("No row without an output has a label: recipes that learn from the teacher's labels are left out.")
     return job.with_facts(
         fingerprint=_one({result.fingerprint for result in results if result.fingerprint is not None}),
         annotated=rows,
+        unlabelled_annotated=labelled,
+        arms=job.facts.arms if labelled or not wanted else _without_labels(job.facts.arms),
         teacher_tokens=max(job.facts.teacher_tokens, sum(result.tokens for result in results)),
-        cuts=(cut.format(sentence(job)),) if rows < asked else (),
+        cuts=tuple(cuts),
     )
 
 
-def attribution_request(job: Job, teacher: str, examples: Sequence[Example]) -> AttributionRequest:
+def _cut(job: Job, rows: int, asked: int, more: int, wanted: int) -> str:
+    also = f" and {more:,} of {wanted:,} rows without an output" if more < wanted else ""
+    return (
+        f"The teacher explained {rows:,} of {asked:,} training rows{also} when its part of {sentence(job)} was spent."
+    )
+
+
+def _without_labels(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """The arms that can be trained where the teacher has labelled nothing."""
+    return tuple(arm for arm in arms if not parse_recipe(arm.name).reads("labels"))
+
+
+def attribution_request(job: Job, teacher: str, examples: Rows) -> AttributionRequest:
+    """What the teacher is asked of rows; of those without an output, why it answers as it does."""
     task, asked = job.facts.task, job.distillation.attribution
     assert task is not None
+    answered = all(isinstance(row, Example) for row in examples)
+    questions = [
+        AttributionExample(id=row.id, input=row.input, output=getattr(row, "output", None), choices=row.choices)
+        for row in examples
+    ]
     return AttributionRequest(
         model=teacher,
-        examples=tuple(
-            AttributionExample(id=row.id, input=row.input, output=row.output, choices=row.choices) for row in examples
-        ),
+        examples=tuple(questions),
         labels=task.labels or None,
         template=task.template,
-        **asked.model_dump(),
+        **asked.model_dump() | ({} if answered else {"target": "predicted"}),
     )
 
 
@@ -131,9 +214,20 @@ def training_rows(context: Context, job: Job) -> list[Example]:
     return _read(context.artifacts.folder(job.facts.dataset) / "train.parquet")[: job.train_rows]
 
 
+def unlabelled_rows(context: Context, job: Job) -> list[PredictionInput]:
+    """The rows without an output, in the order of the data set."""
+    assert job.facts.dataset is not None
+    return _read_inputs(context.artifacts.folder(job.facts.dataset) / "unlabelled.parquet")
+
+
 @lru_cache(maxsize=2)
 def _read(path: Path) -> list[Example]:
     return read_examples(path)
+
+
+@lru_cache(maxsize=2)
+def _read_inputs(path: Path) -> list[PredictionInput]:
+    return read_inputs(path)
 
 
 def _one(fingerprints: set[str]) -> str:

@@ -80,8 +80,9 @@ def _finding(job: Job, examples: list[Example], results: list[Attribution], seco
     data: dict[str, float] = {"right": right, "examples": len(examples)}
     if seconds is None:
         return Event(message=f"{message}, which it has explained before", data=data)
-    estimate = seconds / len(examples) * job.train_rows
+    rows = job.train_rows + job.unlabelled_rows
+    estimate = seconds / len(examples) * rows
     return Event(
-        message=f"{message}; explaining all {job.train_rows} takes about {estimate:.0f} s for one worker",
+        message=f"{message}; explaining all {rows} takes about {estimate:.0f} s for one worker",
         data=data | {"estimated_seconds": round(estimate, 1)},
     )

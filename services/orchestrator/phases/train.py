@@ -1,4 +1,7 @@
-"""Train: an arm of the job (a recipe with a seed), or the teacher on the plain rows, in a child process each."""
+"""Train: an arm of the job (a recipe with a seed), or the teacher on the plain rows, in a child process each.
+
+With `sizes` every arm is trained on so many of the rows as well: the learning curve, whose points are like any arm.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,37 @@ from services.orchestrator.jobs import Arm, Event, Item, Job, NewItem
 from services.orchestrator.phases.fields import told_as
 from understudy.training.spec import TrainEvent, TrainResult, TrainSpec
 
-__all__ = ["Taught", "Trained", "absorb", "absorb_teacher", "plan", "run", "run_teacher", "shards"]
+__all__ = [
+    "Taught",
+    "Trained",
+    "absorb",
+    "absorb_teacher",
+    "plan",
+    "run",
+    "run_teacher",
+    "shards",
+    "student_spec",
+    "train_in_child",
+    "unlabelled_shards",
+]
 
 METRICS_SECONDS = 5.0  # between two events that only have a loss
 
 
 class Trained(BaseModel):
-    """One arm's model, and what the training says of itself."""
+    """One arm's model, and what the training says of itself.
+
+    `size` is None where it had all training rows. `out_of_time`: its part of the budget ended it before its last step.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     arm: Arm
     seed: int
+    size: int | None = None
     artifact: str
     result: TrainResult
+    out_of_time: bool = False
 
 
 class Taught(BaseModel):
@@ -40,49 +60,86 @@ class Taught(BaseModel):
 
 
 def plan(job: Job) -> list[NewItem]:
-    """Seed by seed, so that a whole round of arms is there before the next seed begins."""
-    runs = [(arm, seed) for seed in job.spec.seeds for arm in job.facts.arms]
+    """Seed by seed, so that a whole round of arms is there before the next seed begins; the smaller sizes at last."""
+    sizes: tuple[int | None, ...] = (None, *job.sizes)
+    runs = [(arm, seed, size) for size in sizes for seed in job.spec.seeds for arm in job.facts.arms]
     bound = seconds_for_a_run(job, len(runs))
-    return [NewItem(payload={"arm": arm.model_dump(), "seed": seed, "max_seconds": bound}) for arm, seed in runs]
+    return [
+        NewItem(payload={"arm": arm.model_dump(), "seed": seed, "size": size, "max_seconds": bound})
+        for arm, seed, size in runs
+    ]
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Trained:
+    payload = item.payload
+    arm, seed, size = Arm.model_validate(payload["arm"]), int(payload["seed"]), payload.get("size")
+    bound = payload.get("max_seconds")
+    spec = student_spec(context, job, arm.name, seed, size=size, max_seconds=bound)
+    on = f" on {size} rows" if size else ""
+    labels = {"arm": arm.name, "seed": seed} | ({"size": size} if size else {})
+    result = train_in_child(context, job, item, grip, spec, labels, f"{arm.name}, seed {seed}{on}")
+    meta = {"role": "arm", "job_id": job.id, "recipe": arm.name, "seed": seed} | ({"size": size} if size else {})
+    artifact = context.artifacts.publish("model", result.model, meta).id
+    # One that ended early for another reason had run out of patience.
+    cut = result.steps < result.planned_steps and bound is not None and result.seconds >= bound
+    return Trained(arm=arm, seed=seed, size=size, artifact=artifact, result=result, out_of_time=cut)
+
+
+def student_spec(
+    context: Context,
+    job: Job,
+    recipe: str,
+    seed: int,
+    *,
+    size: int | None = None,
+    max_seconds: float | None = None,
+) -> TrainSpec:
+    """The whole training of a student, on `size` rows where it is a point of the learning curve."""
     assert job.facts.task is not None
-    arm, seed = Arm.model_validate(item.payload["arm"]), int(item.payload["seed"])
-    spec = TrainSpec(
+    return TrainSpec(
         model=job.model,
         task=job.facts.task,
         train=shards(context, job) if job.distils else (_dataset(context, job) / "train.parquet",),
         annotated=job.distils,
         validation=_dataset(context, job) / "validation.parquet",
-        recipe=arm.name,
+        recipe=recipe,
         seed=seed,
         hyperparameters=job.hyperparameters,
-        max_train_rows=job.spec.max_train_rows,
-        max_seconds=item.payload.get("max_seconds"),
+        max_train_rows=size or job.spec.max_train_rows,
+        max_seconds=max_seconds,
+        lora=job.spec.lora,
         artifacts=context.settings.artifact_root,
-        **_teaching(job),
+        **_teaching(context, job),
     )
-    name = f"{arm.name}, seed {seed}"
+
+
+def train_in_child(
+    context: Context, job: Job, item: Item, grip: Grip, spec: TrainSpec, labels: Mapping[str, Any], name: str
+) -> TrainResult:
+    """Train a student; what is wrong with it is told in the job's own fields."""
     with told_as({"recipe": "method.distillation.recipe"} if job.distils else {}):
-        result = _train(context, item, grip, spec, {"arm": arm.name, "seed": seed}, name)
-    meta = {"role": "arm", "job_id": job.id, "recipe": arm.name, "seed": seed}
-    artifact = context.artifacts.publish("model", result.model, meta).id
-    return Trained(arm=arm, seed=seed, artifact=artifact, result=result)
+        return _train(context, item, grip, spec, labels, name)
 
 
 def absorb(job: Job, results: Sequence[Trained]) -> Job:
     """Keep what all students read together, and say where the budget ended their training."""
-    cut = [one.result for one in results if one.result.steps < one.result.planned_steps]
-    said = (
-        f"{len(cut)} of {len(results)} trainings ended after their equal parts of {sentence(job)}, at "
-        f"{min(one.steps for one in cut):,} to {max(one.steps for one in cut):,} of {cut[0].planned_steps:,} steps."
-        if cut
-        else None
-    )
+    said = _said_of_cuts(job, results)
     return job.with_facts(
         trained_tokens=sum(one.result.tokens for one in results),
         cuts=(*job.facts.cuts, *filter(None, [said])),
+    )
+
+
+def _said_of_cuts(job: Job, results: Sequence[Trained]) -> str | None:
+    """What the budget ended early."""
+    cut = [one.result for one in results if one.out_of_time]
+    if not cut:
+        return None
+    planned = sorted({one.planned_steps for one in cut})
+    whole = f"{planned[0]:,}" if len(planned) == 1 else f"{planned[0]:,} to {planned[-1]:,}"
+    return (
+        f"{len(cut)} of {len(results)} trainings ended after their equal parts of {sentence(job)}, at "
+        f"{min(one.steps for one in cut):,} to {max(one.steps for one in cut):,} of {whole} steps."
     )
 
 
@@ -109,12 +166,17 @@ def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
     return Taught(teacher=context.artifacts.publish("model", result.model, meta).id)
 
 
-def _teaching(job: Job) -> dict[str, Any]:
+def _teaching(context: Context, job: Job) -> dict[str, Any]:
     """What a training takes from the teacher's part of the job."""
     if not job.distils:
         return {}
     spec = job.distillation
-    return {"rationale_weight": spec.rationale_weight, "top_k": spec.attribution.most_words}
+    return {
+        "rationale_weight": spec.rationale_weight,
+        "top_k": spec.attribution.most_words,
+        "unlabelled": unlabelled_shards(context, job),
+        "min_probability": spec.min_probability,
+    }
 
 
 def absorb_teacher(job: Job, result: Taught) -> Job:
@@ -122,9 +184,18 @@ def absorb_teacher(job: Job, result: Taught) -> Job:
 
 
 def shards(context: Context, job: Job) -> tuple[Path, ...]:
-    """The annotated training rows, in order."""
+    """The annotated training rows, in order; not those that the teacher labelled."""
+    return _shards(context, job, unlabelled=False)
+
+
+def unlabelled_shards(context: Context, job: Job) -> tuple[Path, ...]:
+    """The rows that the teacher labelled, in order: the output of each is its answer."""
+    return _shards(context, job, unlabelled=True)
+
+
+def _shards(context: Context, job: Job, *, unlabelled: bool) -> tuple[Path, ...]:
     results = context.flow.results(job.id, "annotate")
-    whole = (result["shard"] for result in results if result["shard"] is not None)
+    whole = (one["shard"] for one in results if one["shard"] and one.get("unlabelled", False) == unlabelled)
     return tuple(context.artifacts.folder(shard) / "shard.parquet" for shard in whole)
 
 

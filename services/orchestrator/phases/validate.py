@@ -1,9 +1,14 @@
-"""Validate: the uploaded files become a data set of three splits without leaks, a task, and the arms to train."""
+"""Validate: the uploaded files become a data set of three splits without leaks, a task, and the arms to train.
+
+Rows without an output, where there is a file of them, stand beside the splits; none of them asks what a split asks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -14,13 +19,23 @@ from services.orchestrator.context import Context, Grip
 from services.orchestrator.estimate import expect
 from services.orchestrator.jobs import Arm, Estimate, Event, Item, Job, Rows
 from services.orchestrator.phases.fields import told_as
-from understudy.data.parquet import write_examples
-from understudy.data.rows import content_key
-from understudy.data.validate import infer_task, keep_known_labels, load_split, remove_leaks, split_examples
+from services.orchestrator.steps import pays
+from understudy.data.parquet import write_examples, write_inputs
+from understudy.data.rows import SourceInput, content_key
+from understudy.data.validate import (
+    infer_task,
+    keep_askable,
+    keep_known_labels,
+    load_split,
+    load_unlabelled,
+    remove_known,
+    remove_leaks,
+    split_examples,
+)
 from understudy.errors import InvalidRequest
 from understudy.models.names import FAMILIES, PREFIX, parse_scratch
 from understudy.schemas import Example, RejectedRow, TaskSpec
-from understudy.training.recipes import plan_arms
+from understudy.training.recipes import AUTO, Offer, plan_arms
 
 __all__ = ["MIN_ROWS", "SHOWN", "Examined", "Validated", "absorb", "arms_of", "check_sizes", "examine", "run"]
 
@@ -28,7 +43,8 @@ VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 SPLIT_SEED = 0  # the splits belong to the data, not to a job's seed: two jobs on one file share their test split
 SHOWN = 100
 """Rejected rows that a job shows by itself; all of them are in the data set."""
-PLAIN = "finetune"  # the one recipe without a teacher
+OFTEN = 0.5
+"""The share of training rows with a free-text rationale from which `auto` tries the recipes that read them."""
 FIRST = 20
 """Rejected rows in the event, which is all there is of them where the job fails for them."""
 
@@ -47,6 +63,7 @@ class Validated(BaseModel):
     rejected: tuple[RejectedRow, ...]
     architecture: str
     arms: tuple[Arm, ...]
+    searches: bool = False
     estimate: Estimate | None = None
     began_at: float | None = None
 
@@ -58,10 +75,12 @@ class Examined:
     splits: Splits
     task: TaskSpec
     rejected: list[RejectedRow]
+    unlabelled: Sequence[SourceInput] = ()
 
     @property
     def rows(self) -> Rows:
-        return Rows(**{name: len(examples) for name, examples in self.splits.items()}, rejected=len(self.rejected))
+        counts = {name: len(examples) for name, examples in self.splits.items()}
+        return Rows(**counts, rejected=len(self.rejected), unlabelled=len(self.unlabelled))
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
@@ -69,12 +88,14 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
     found = examine(context, job, grip.check)
     if found.rejected:
         grip.event(_rejections(found.rejected))
+    if answered := sum(row.answered for row in found.unlabelled):
+        grip.event(_ignored(answered, len(found.unlabelled)))
     check_sizes(job, found)
     architecture = _architecture(context, job, item, grip)
-    arms = arms_of(job, architecture, found.task)
+    arms = arms_of(job, architecture, found)
     rows = found.rows
-    dataset = _publish(context, item, found.splits, found.task, found.rejected)
-    grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected] * 2)
+    dataset = _publish(context, item, found)
+    grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected + rows.unlabelled] * 2)
     return Validated(
         began_at=began,
         dataset=dataset,
@@ -83,6 +104,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
         rejected=tuple(found.rejected[:SHOWN]),
         architecture=architecture,
         arms=arms,
+        searches=pays(job, arms),
         estimate=expect(context, job, rows, arms),
     )
 
@@ -91,7 +113,9 @@ def examine(context: Context, job: Job, check: Callable[[], None]) -> Examined:
     """Read the job's files. `check` is called between them and may raise. Raises InvalidRequest by the file's field."""
     splits, rejected = _read(context, job, check)
     task = infer_task(splits["train"], job.spec.template)
-    return Examined(splits, task, rejected + _drop_unknown_labels(task, splits))
+    unlabelled, aside = _unlabelled(context, job, splits, task)
+    check()
+    return Examined(splits, task, rejected + _drop_unknown_labels(task, splits) + aside, unlabelled)
 
 
 def absorb(job: Job, result: Validated) -> Job:
@@ -103,6 +127,7 @@ def absorb(job: Job, result: Validated) -> Job:
         rejected_rows=result.rejected,
         architecture=result.architecture,
         arms=result.arms,
+        searches=result.searches,
         estimate=result.estimate,
     )
 
@@ -138,12 +163,37 @@ def _read(context: Context, job: Job, check: Callable[[], None]) -> tuple[Splits
 
 
 def _load(context: Context, job: Job, split: Split, file_id: str) -> tuple[list[Example], list[RejectedRow]]:
-    file = context.files.get(file_id, param=_field(job, split))
+    with _opened(context, file_id, _field(job, split)) as path:
+        return load_split(path, split)
+
+
+def _unlabelled(
+    context: Context, job: Job, splits: Splits, task: TaskSpec
+) -> tuple[list[SourceInput], list[RejectedRow]]:
+    """The rows that the teacher will label. Raises InvalidRequest where a file was given and none of it remains."""
+    file_id = job.distillation.unlabelled_file if job.distils else None
+    if file_id is None:
+        return [], []
+    field = job.field("unlabelled_file")
+    with _opened(context, file_id, field) as path:
+        rows, rejected = load_unlabelled(path)
+    rows, known = remove_known(rows, **splits)
+    rows, others = keep_askable(task, rows)
+    rejected += known + others
+    if not rows:
+        raise InvalidRequest(f"no row remains to be labelled{_aside(rejected)}", param=field)
+    return rows, rejected
+
+
+@contextmanager
+def _opened(context: Context, file_id: str, field: str) -> Iterator[Path]:
+    """A file to be read; an error knows it by the name under which we keep it, and is told with its own."""
+    file = context.files.get(file_id, param=field)
     path = context.path_of(file)
     try:
-        return load_split(path, split)
-    except InvalidRequest as error:  # it knows the file by the name under which we keep it
-        raise InvalidRequest(error.message.replace(path.name, file.filename), param=_field(job, split)) from error
+        yield path
+    except InvalidRequest as error:
+        raise InvalidRequest(error.message.replace(path.name, file.filename), param=field) from error
 
 
 def _drop_unknown_labels(task: TaskSpec, splits: Splits) -> list[RejectedRow]:
@@ -157,7 +207,7 @@ def _drop_unknown_labels(task: TaskSpec, splits: Splits) -> list[RejectedRow]:
 
 
 def check_sizes(job: Job, found: Examined) -> None:
-    """Raise InvalidRequest for a split with too few rows to say anything."""
+    """Raise InvalidRequest for a split, or a size of the learning curve, with too few rows to say anything."""
     splits, rejected = found.splits, found.rejected
     for split, least in MIN_ROWS.items():
         count = len(splits[split])
@@ -166,6 +216,15 @@ def check_sizes(job: Job, found: Examined) -> None:
                 f"the {split} split has {count} valid rows and needs at least {least}: upload more rows, or a file for "
                 f"each split{_aside(rejected)}",
                 param=_field(job, split),
+            )
+    rows = min(found.rows.train, job.spec.max_train_rows or found.rows.train)
+    for size in job.spec.sizes:
+        if not MIN_ROWS["train"] <= size < rows:
+            raise InvalidRequest(
+                f"a training set of {size} rows cannot be a point of the learning curve: name sizes of at least "
+                f"{MIN_ROWS['train']} and below {rows}, the number of training rows, with which every arm is trained "
+                "anyway",
+                param=job.field("sizes"),
             )
 
 
@@ -184,26 +243,52 @@ def _field(job: Job, split: Split) -> str:
     return {"train": "training_file", "validation": "validation_file", "test": job.field("test_file")}[split]
 
 
-def arms_of(job: Job, architecture: str, task: TaskSpec) -> tuple[Arm, ...]:
-    """The arms that the job trains. Raises InvalidRequest where its recipe does not fit the student or the task."""
-    recipe = job.distillation.recipe if job.distils else PLAIN
+def arms_of(job: Job, architecture: str, found: Examined) -> tuple[Arm, ...]:
+    """The arms that the job trains, or chooses from after a search.
+
+    Raises InvalidRequest where a recipe does not fit the student, the task or the rows.
+    """
     with told_as({"recipe": "method.distillation.recipe" if job.distils else "model", "student": "model"}):
-        planned = plan_arms(recipe, architecture, task)
+        planned = plan_arms(job.recipes, architecture, found.task, _offers(job, found))
     return tuple(Arm(name=arm.name, candidate=arm.candidate, control_of=arm.control_of) for arm in planned)
 
 
-def _publish(context: Context, item: Item, splits: Splits, task: TaskSpec, rejected: Sequence[RejectedRow]) -> str:
+def _offers(job: Job, found: Examined) -> set[Offer]:
+    """What the rows hold beside inputs and outputs.
+
+    A recipe that reads free-text rationales and was asked for needs one, also in the smallest training set. `auto`
+    takes such recipes where at least half of the rows have one: with few there is little that they could add.
+    """
+    rows = found.splits["train"][: job.spec.max_train_rows]
+    smallest = rows[: min(job.spec.sizes, default=len(rows))]
+    reasons = [row.rationale is not None for row in rows]
+    enough = sum(reasons) >= OFTEN * len(rows) if AUTO in job.recipes else any(reasons)
+    offers: set[Offer] = {"rationale"} if enough and any(row.rationale is not None for row in smallest) else set()
+    return offers | ({"unlabelled"} if found.unlabelled else set())
+
+
+def _publish(context: Context, item: Item, found: Examined) -> str:
     folder = context.scratch(item)
-    for split, examples in splits.items():
+    for split, examples in found.splits.items():
         write_examples(folder / f"{split}.parquet", examples)
-    (folder / "task.json").write_text(task.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    lines = "".join(row.model_dump_json() + "\n" for row in rejected)
+    if found.unlabelled:
+        write_inputs(folder / "unlabelled.parquet", found.unlabelled)
+    (folder / "task.json").write_text(found.task.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    lines = "".join(row.model_dump_json() + "\n" for row in found.rejected)
     (folder / "rejected.jsonl").write_text(lines, encoding="utf-8")
     return context.artifacts.publish("dataset", folder).id
 
 
 def _aside(rejected: Sequence[RejectedRow]) -> str:
     return f". {_rejections(rejected).message}" if rejected else ""
+
+
+def _ignored(answered: int, rows: int) -> Event:
+    return Event(
+        level="warn",
+        message=f"{answered} of {rows} rows of unlabelled_file have an output, which is not read: the teacher's answer "
+        "takes its place. Rows with a right output belong into training_file",
+    )
 
 
 def _rejections(rejected: Sequence[RejectedRow]) -> Event:

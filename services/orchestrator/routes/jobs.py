@@ -193,15 +193,8 @@ def _show(context: Context, job: Job) -> JobObject:
 
 def _check_files(context: Context, job: Job) -> None:
     """Each file exists, was uploaded for this, and is not another one's twin."""
-    given = {
-        "training_file": job.training_file,
-        "validation_file": job.validation_file,
-        job.field("test_file"): job.spec.test_file,
-    }
     seen: dict[str, str] = {}
-    for param, file_id in given.items():
-        if file_id is None:
-            continue
+    for param, file_id in job.files.items():
         file = context.files.get(file_id, param=param)
         if file.purpose != "fine-tune":
             raise InvalidRequest(f"file '{file_id}' was not uploaded to train on ({file.purpose})", param=param)

@@ -79,7 +79,7 @@ def test_a_teacher_that_will_be_trained_here_is_counted_too(server: Server, rows
         (None, {"training_file": "file-none"}, 404, "training_file"),
         (
             None,
-            {"method": {"type": "distillation", "distillation": {**DISTIL["distillation"], "recipe": "saliency"}}},
+            {"method": {"type": "distillation", "distillation": {**DISTIL["distillation"], "recipe": "step_by_step"}}},
             400,
             "method.distillation.recipe",
         ),  # type: ignore[dict-item]

@@ -109,15 +109,26 @@ def test_a_test_file_with_labels_that_nobody_learns_fails_by_its_own_name(bench:
 @pytest.mark.parametrize(
     ("changes", "param", "words"),
     [
-        ({"spec": {"recipe": "saliency"}}, "method.distillation.recipe", "rationale_gate"),
-        ({"model": "scratch:gpt2-1x16", "spec": {"recipe": ["logit_kd"]}}, "method.distillation.recipe", "causal"),
-        ({"model": "scratch:gpt2-1x16", "spec": {"recipe": "auto"}}, "model", "seq2seq student"),
+        ({"spec": {"recipe": "label_then_rationale"}}, "method.distillation.recipe", "rationale_gate"),
+        ({"model": "scratch:gpt2-1x16", "spec": {"recipe": ["rationale_gate"]}}, "method.distillation.recipe", "causal"),
+        ({"spec": {"recipe": "teacher_labels"}}, "method.distillation.recipe", "unlabelled_file"),
+        ({"model": "scratch:t5-1x16", "spec": {"recipe": "step_by_step"}}, "method.distillation.recipe", "free-text"),
     ],
 )
-def test_a_recipe_that_does_not_fit_the_student_says_which_do(bench: Any, changes: Any, param: str, words: str) -> None:
+def test_a_recipe_that_does_not_fit_the_student_or_the_rows_says_which_do(
+    bench: Any, changes: Any, param: str, words: str
+) -> None:
     job = validated(bench, **changes)
     assert (job.status, job.error.param) == ("failed", param)
     assert words in job.error.message
+
+
+def test_a_student_that_fits_no_recipe_at_all_is_the_field_at_fault(bench: Any) -> None:
+    questions = [{"input": f"is {i} odd?", "output": ["yes", "no"][i % 2], "choices": ["yes", "no"]} for i in range(60)]
+    content = "".join(json.dumps(row) + "\n" for row in questions)
+    job = validated(bench, training_file=bench.upload(content), spec={"recipe": "auto"})
+    assert (job.status, job.error.param) == ("failed", "model")
+    assert "seq2seq student" in job.error.message
 
 
 @pytest.mark.usefixtures("fork_server")

@@ -1,0 +1,64 @@
+"""How many steps and runs a job's trainings are, before they begin. Pure; imports no torch.
+
+A full training's steps are those that the trainer itself will plan, and a short one's are a share of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from services.orchestrator.jobs import PLAIN, Arm, Job
+from understudy.models.names import PREFIX
+from understudy.schemas import Hyperparameters
+from understudy.training.plan import Shape, resolve
+from understudy.training.recipes import AUTO, parse_recipe
+
+__all__ = ["KEEP", "SEARCH_FROM", "SHARE", "going_on", "pays", "planned_steps", "short_steps", "student_steps"]
+
+SEARCH_FROM = 6
+"""Candidates, `finetune` among them, from which a search pays.
+
+Of 6 it leaves 4: their short trainings cost as much as 1.5 full ones, and 2 full ones, with their controls and for
+every seed, are saved. Of 5 it would leave 4, for 1.25.
+"""
+
+KEEP = 3
+"""Candidates beside `finetune` that go on: few enough to save time, while the best may be third after a quarter."""
+
+SHARE = 0.25
+"""Of a full training's steps. Its learning rate falls as fast, so that what is compared are whole trainings."""
+
+LEAST_STEPS = 50
+"""Shorter trainings tell candidates apart by little but their warm-up."""
+
+
+def planned_steps(model: str, asked: Hyperparameters, rows: int) -> int:
+    """Only the learning rate depends on the rest of a model's shape."""
+    scratch = model.startswith(PREFIX)
+    return resolve(asked, rows=rows, shape=Shape("classifier", parameters=0, width=1, layers=1, scratch=scratch)).steps
+
+
+def student_steps(job: Job, train_rows: int, unlabelled: int) -> int:
+    """Of one training on that many rows; of the unlabelled ones those that a teacher is not sure of will fall away."""
+    return planned_steps(job.model, job.hyperparameters, train_rows + unlabelled)
+
+
+def short_steps(steps: int) -> int:
+    """What a search takes of a training of so many steps."""
+    return min(steps, max(LEAST_STEPS, math.ceil(SHARE * steps)))
+
+
+def pays(job: Job, arms: Sequence[Arm]) -> bool:
+    """Whether the job, with these arms, tries its candidates on short trainings first."""
+    if not job.distils or job.distillation.search == "off" or AUTO not in job.recipes:
+        return False
+    return sum(arm.candidate for arm in arms) >= SEARCH_FROM
+
+
+def going_on(job: Job, arms: Sequence[Arm], best_first: Sequence[str]) -> tuple[Arm, ...]:
+    """The arms to train in full: `finetune`, what was asked for by name, the best others, and all their controls."""
+    named = {parse_recipe(name).treated.name for name in job.recipes if name != AUTO} | {PLAIN}
+    best = [name for name in best_first if name not in named][:KEEP]
+    kept = named | set(best)
+    return tuple(arm for arm in arms if arm.name in kept or arm.control_of in kept)
