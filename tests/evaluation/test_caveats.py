@@ -9,8 +9,8 @@ import pytest
 
 from understudy.evaluation.caveats import Cut, caveats
 from understudy.evaluation.compare import Difference
-from understudy.evaluation.report import ArmRow, BaselineRow, Comparison, Report
-from understudy.evaluation.spec import EvaluateSpec, RowCounts
+from understudy.evaluation.report import ArmRow, BaselineRow, Comparison, Report, corrected
+from understudy.evaluation.spec import EvaluateSpec, RowCounts, Searched
 
 MakeArm = Callable[..., ArmRow]
 
@@ -115,8 +115,33 @@ def test_rows_without_words_and_arms_of_unequal_length(
     assert "same number of training steps" in cautions(arms=(arms[0], arms[1].model_copy(update={"steps": 11})))
 
 
-def test_many_comparisons_are_likelier_to_mislead(make_spec: Callable[..., EvaluateSpec], report: Report) -> None:
-    said = caveats(
-        make_spec(), report.arms, report.teacher, report.comparisons, student=report.student, baseline=report.baseline
+def test_a_claim_that_does_not_survive_the_correction_is_a_lead(
+    make_spec: Callable[..., EvaluateSpec], report: Report
+) -> None:
+    def said(*p_values: float) -> str:
+        one = report.comparisons[0]
+        found = corrected([one.model_copy(update={"p": p, "p_holm": p}) for p in p_values])
+        spec = make_spec()
+        return " ".join(
+            caveats(spec, report.arms, report.teacher, found, student=report.student, baseline=report.baseline)
+        )
+
+    assert "2 comparisons: after Holm's correction 1 of 2 verdicts BEATS still stand" in said(0.001, 0.06)
+    assert "sterner test" in said(0.06)
+    assert "lead" not in said(0.02, 0.03)
+
+
+def test_a_search_on_a_short_training(cautions: Callable[..., str]) -> None:
+    tried = (
+        Searched(recipe="finetune", validation_accuracy=0.5, steps=60, kept=True),
+        Searched(recipe="logit_kd", validation_accuracy=0.4, steps=60, kept=False),
     )
-    assert any(text.startswith("2 comparisons") for text in said)
+    assert "2 candidates were tried on a short training and 1 of them trained in full" in cautions(searched=tried)
+
+
+def test_points_of_the_learning_curve_are_no_arms(
+    cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]
+) -> None:
+    arms = make_spec().arms
+    point = arms[0].model_copy(update={"size": 100, "steps": 3, "without_words": 5, "batch_size": 1})
+    assert cautions(arms=(*arms, point)) == ""

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import numpy as np
 import pytest
 
-from understudy.evaluation.compare import MARGIN, compare, mcnemar, mean_interval, verdict
+from understudy.evaluation.compare import (
+    MARGIN,
+    cohens_h,
+    compare,
+    holm,
+    mcnemar,
+    mean_interval,
+    min_f,
+    student_tail,
+    verdict,
+)
 
 Right = dict[int, list[bool]]
 
@@ -141,9 +154,78 @@ def test_mcnemar_of_arms_that_agree_is_one() -> None:
     assert mcnemar([True, False], [True, False]) == 1.0
 
 
-def test_mcnemar_is_given_for_one_seed_only() -> None:
-    assert compare(_answers(0.8, 50), _answers(0.7, 50, draw=1)).p is not None
-    assert compare(_answers(0.8, 50, 2), _answers(0.7, 50, 2, draw=1)).p is None
+def test_mcnemar_is_given_for_each_pair_of_models() -> None:
+    ours, theirs = _answers(0.8, 50, 2), _answers(0.7, 50, 2, draw=1)
+    assert compare(ours, theirs).mcnemar == (mcnemar(ours[0], theirs[0]), mcnemar(ours[1], theirs[1]))
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom"), [(12.706, 1), (4.303, 2), (3.182, 3), (2.776, 4), (2.365, 7), (1.984, 100), (1.96, 10**6)]
+)
+def test_the_tail_of_students_t_is_that_of_the_printed_tables(t: float, freedom: int) -> None:
+    assert student_tail(t, freedom) == pytest.approx(0.05, abs=1e-4)
+    assert student_tail(0, freedom) == pytest.approx(1)
+
+
+def test_min_f_of_one_seed_is_a_paired_t_test() -> None:
+    # Three of seven examples are gained; the imagined gain and loss widen the variance, and leave the mean alone.
+    paired = np.array([[1.0, 1, 1, 0, 0, 0, 0]])
+    beside = [1, 1, 1, 0, 0, 0, 0, -1, 1]
+    t = (3 / 7) / math.sqrt(statistics.variance(beside) / 9)
+    assert min_f(paired) == pytest.approx(student_tail(t, 8))
+
+
+def test_min_f_adds_the_seeds_variance_with_its_few_degrees_of_freedom() -> None:
+    # Four examples each gain 0.5 and 1.0 in two seeds: examples differ by the imagined two alone, seeds by 0.5.
+    paired = np.array([[0.5] * 4, [1.0] * 4])
+    by_example = statistics.variance([0.75] * 4 + [-1, 1]) / 6
+    by_seed = statistics.variance([0.5, 1.0]) / 2
+    freedom = (by_example + by_seed) ** 2 / (by_example**2 / 5 + by_seed**2 / 1)
+    t = 0.75 / math.sqrt(by_example + by_seed)
+    assert min_f(paired) == pytest.approx(student_tail(t, int(freedom)))
+
+
+def test_holm_is_that_of_the_worked_example() -> None:
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, and never below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_effect_sizes_of_eighty_against_seventy_five_percent() -> None:
+    ours, theirs = {0: [True] * 16 + [False] * 4}, {0: [True] * 15 + [False] * 5}
+    found = compare(ours, theirs)
+    assert found.error_reduction == pytest.approx(0.2)  # four errors in place of five
+    assert found.cohens_h == pytest.approx(2 * (math.asin(math.sqrt(0.8)) - math.asin(math.sqrt(0.75))))
+    assert cohens_h(1.0, 0.0) == pytest.approx(math.pi)
+    assert compare(theirs, {0: [True] * 20}).error_reduction is None
+
+
+@pytest.mark.parametrize(("seeds", "examples", "spread"), [(1, 300, 0.0), (3, 300, 0.02), (3, 1000, 0.05)])
+def test_arms_that_are_level_are_called_different_no_oftener_than_said(
+    seeds: int, examples: int, spread: float
+) -> None:
+    """Of 400 pairs of level arms p is at most 0.05 in about 20; 36 would be more than three sigma above."""
+    random = np.random.default_rng(11)
+    found = 0
+    for _ in range(400):
+        base = random.uniform(0.4, 0.8, examples)  # how hard each example is, for both arms
+        effects = random.normal(0, spread, (2, seeds, 1))
+        ours, theirs = (random.random((seeds, examples)) < base + effect for effect in effects)
+        found += min_f(ours.astype(float) - theirs) <= 0.05
+    assert found <= 36
+
+
+def test_holm_bounds_the_chance_of_any_wrong_claim() -> None:
+    random = np.random.default_rng(5)
+    once = corrected_once = 0
+    for _ in range(150):
+        base = random.uniform(0.4, 0.8, 300)
+        plain = random.random((3, 300)) < base
+        p_values = [min_f((random.random((3, 300)) < base).astype(float) - plain) for _ in range(8)]
+        once += min(p_values) <= 0.05
+        corrected_once += min(holm(p_values)) <= 0.05
+    assert corrected_once <= 0.05 * 150 < once
 
 
 def test_mean_interval_holds_the_mean_over_seeds() -> None:

@@ -141,7 +141,7 @@ def test_a_choice_task_is_answered_from_each_rows_choices(make_spec: MakeSpec, t
     task = TaskSpec(kind="choice")
     (folder / "task.json").write_text(task.model_dump_json())
     arm: ArmResult = spec.arms[0].model_copy(update={"model": folder})
-    report = evaluate(spec.model_copy(update={"task": task, "arms": (arm,)}), tmp_path / "out", quiet)
+    report = evaluate(spec.model_copy(update={"task": task, "arms": (arm,), "annotated": ()}), tmp_path / "out", quiet)
     assert report.baseline.accuracy == pytest.approx(1 / 3)
     assert all(one.given in one.input or one.given in ("music", "rain") for one in report.examples)
     assert report.comparisons == ()

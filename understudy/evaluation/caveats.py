@@ -50,6 +50,7 @@ def caveats(
         *_about_seeds(arms),
         *_about_rows(spec.rows, comparisons),
         *(_about_teacher(spec, arms, teacher) if teacher else ()),
+        *_about_search(spec),
         *_about_comparisons(comparisons),
     )
 
@@ -147,27 +148,46 @@ def _about_teacher(spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherR
     return found
 
 
-def _about_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
-    if len(comparisons) < 2:
+def _about_search(spec: EvaluateSpec) -> list[str]:
+    if not spec.searched:
         return []
+    kept = sum(one.kept for one in spec.searched)
     return [
-        f"{len(comparisons)} comparisons, each with its own 95 % interval: that one of them is wrong by chance is "
-        "likelier than 5 %."
+        f"{len(spec.searched)} candidates were tried on a short training and {kept} of them trained in full: a recipe "
+        "that learns faster looks better there, and one that was dropped may have caught up."
+    ]
+
+
+def _about_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
+    """A claim that one test among many makes, or a sterner test does not, is a lead."""
+    claimed = [one for one in comparisons if one.verdict == "BEATS"]
+    open_ones = [one for one in claimed if one.holds is False]
+    if not open_ones:
+        return []
+    if len(comparisons) == 1:
+        return [
+            "The interval excludes zero and the sterner test, which asks more of few seeds, does not: take BEATS as a "
+            "lead."
+        ]
+    return [
+        f"{len(comparisons)} comparisons: after Holm's correction {len(claimed) - len(open_ones)} of {len(claimed)} "
+        "verdicts BEATS still stand at 5 %. Take the others as leads."
     ]
 
 
 def _about_training(spec: EvaluateSpec) -> list[str]:
     found = []
-    passes = min((one.steps * one.batch_size / spec.rows.train for one in spec.arms if one.batch_size), default=ENOUGH)
+    arms = [one for one in spec.arms if one.size is None]
+    passes = min((one.steps * one.batch_size / spec.rows.train for one in arms if one.batch_size), default=ENOUGH)
     if passes < ENOUGH:
         found.append(
             f"Each training row was seen about {passes:.1f} times: a recipe that only learns faster looks better here "
             "than after longer training. Raise max_steps to see whether a difference lasts."
         )
-    lacking = max(one.without_words for one in spec.arms)
+    lacking = max(one.without_words for one in arms)
     if lacking:
         found.append(f"{lacking:,} training rows had no words from the teacher and trained the label alone.")
-    if len({one.steps for one in spec.arms}) > 1:
+    if len({one.steps for one in arms}) > 1:
         found.append(
             "The arms did not take the same number of training steps: their difference is not the recipe's alone."
         )

@@ -7,10 +7,24 @@ measured.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from collections.abc import Sequence
+from typing import Any
 
-from understudy.evaluation.compare import RULE, Difference, Verdict
-from understudy.evaluation.spec import RowCounts
+from pydantic import computed_field, model_validator
+
+from understudy.evaluation.compare import RULE, SIGNIFICANCE, Difference, Verdict, holm
+from understudy.evaluation.details import (
+    Agreement,
+    Calibration,
+    Confusion,
+    Cost,
+    CurvePoint,
+    Part,
+    Slice,
+    TeacherMap,
+    WordsRow,
+)
+from understudy.evaluation.spec import RowCounts, Searched
 from understudy.schemas import TaskSpec, Word
 
 __all__ = [
@@ -24,27 +38,26 @@ __all__ = [
     "Report",
     "SeedRow",
     "TeacherRow",
+    "corrected",
     "points",
 ]
 
 
-class _Part(BaseModel):
-    """Unknown fields are ignored, so that an older client can read a newer report."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class SeedRow(_Part):
+class SeedRow(Part):
     seed: int
     accuracy: float
     validation_accuracy: float
     artifact: str
     steps: int
     seconds: float
+    tokens: int = 0
 
 
-class ArmRow(_Part):
-    """One recipe over its seeds. `low` and `high` bound the accuracy on the test split with 95 % confidence."""
+class ArmRow(Part):
+    """One recipe over its seeds. `low` and `high` bound the accuracy on the test split with 95 % confidence.
+
+    `tokens` are those that one training read, `teacher_labelled` the rows that the teacher's label let it train on.
+    """
 
     recipe: str
     candidate: bool
@@ -59,9 +72,11 @@ class ArmRow(_Part):
     latency_ms: float
     steps: int
     seconds: float
+    tokens: int = 0
+    teacher_labelled: int = 0
 
 
-class TeacherRow(_Part):
+class TeacherRow(Part):
     model: str
     finetuned: bool
     parameters: int
@@ -71,13 +86,17 @@ class TeacherRow(_Part):
     latency_ms: float | None
 
 
-class BaselineRow(_Part):
+class BaselineRow(Part):
     description: str
     accuracy: float
 
 
-class Comparison(_Part):
-    """`difference` is the accuracy of `arm` minus that of `against`; `p` is McNemar's, for a single seed."""
+class Comparison(Part):
+    """`difference` is the accuracy of `arm` minus that of `against`; see `compare.Difference` for the other figures.
+
+    `p_holm` is `p` after Holm's correction over the `comparisons` of the report. `holds`: the arm is better even so, at
+    5 %. Both are None in reports from before there was a correction.
+    """
 
     arm: str
     against: str
@@ -87,9 +106,23 @@ class Comparison(_Part):
     verdict: Verdict
     seeds: int
     p: float | None = None
+    p_holm: float | None = None
+    comparisons: int = 1
+    mcnemar: tuple[float, ...] = ()
+    error_reduction: float | None = None
+    cohens_h: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_before_the_correction(cls, given: Any) -> Any:
+        """The `p` of a report without a correction was McNemar's, of a single seed."""
+        if isinstance(given, dict) and given.get("p") is not None and "p_holm" not in given:
+            return {**given, "mcnemar": (given["p"],), "p": None}
+        return given
 
     @classmethod
     def of(cls, arm: str, against: str, found: Difference) -> Comparison:
+        """One comparison on its own; `corrected` gives it its place among the others."""
         return cls(
             arm=arm,
             against=against,
@@ -99,7 +132,16 @@ class Comparison(_Part):
             verdict=found.verdict,
             seeds=found.seeds,
             p=found.p,
+            p_holm=found.p,
+            mcnemar=found.mcnemar,
+            error_reduction=found.error_reduction,
+            cohens_h=found.cohens_h,
         )
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def holds(self) -> bool | None:
+        return None if self.p_holm is None else self.difference > 0 and self.p_holm <= SIGNIFICANCE
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -107,13 +149,30 @@ class Comparison(_Part):
         """`rationale_gate BEATS finetune by +2.1 points [+0.4, +3.9]`."""
         interval = f"{points(self.difference)} points [{points(self.low)}, {points(self.high)}]"
         if self.verdict == "BEATS":
-            return f"{self.arm} BEATS {self.against} by {interval}"
+            return f"{self.arm} BEATS {self.against} by {interval}{self._doubt}"
         if self.verdict == "DOES NOT BEAT":
             return f"{self.arm} DOES NOT BEAT {self.against}: {interval}"
         return f"{self.arm} against {self.against} is INCONCLUSIVE: {interval}"
 
+    @property
+    def _doubt(self) -> str:
+        if self.holds is not False:
+            return ""
+        if self.comparisons > 1:
+            return f" (not after Holm's correction over {self.comparisons} comparisons)"
+        return f" (but p = {self.p_holm:.2g})"
 
-class RationaleHits(_Part):
+
+def corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The same comparisons with Holm's correction over all of them."""
+    adjusted = holm([1.0 if one.p is None else one.p for one in comparisons])
+    return tuple(
+        one.model_copy(update={"p_holm": p, "comparisons": len(comparisons)})
+        for one, p in zip(comparisons, adjusted, strict=True)
+    )
+
+
+class RationaleHits(Part):
     """Of the training rows whose answer's text is in the input: how often the teacher's words include part of it.
 
     `chance` is what as many random words of the same inputs would get, computed exactly.
@@ -127,14 +186,14 @@ class RationaleHits(_Part):
     chance: float | None
 
 
-class Published(_Part):
+class Published(Part):
     recipe: str
     seed: int
     artifact: str
     why: str
 
 
-class Machine(_Part):
+class Machine(Part):
     cpu: str
     cores: int
     threads: int
@@ -143,7 +202,7 @@ class Machine(_Part):
     python: str
 
 
-class ExampleRow(_Part):
+class ExampleRow(Part):
     """A test example as the published student answered it; `words` are the reasons it names."""
 
     input: str
@@ -155,10 +214,11 @@ class ExampleRow(_Part):
     words: tuple[Word, ...]
 
 
-class Report(_Part):
-    """All that a job found out; `teacher` and `rationale` are None where it had no teacher.
+class Report(Part):
+    """All that a job found out; what is about the teacher is None or empty where it had none.
 
-    `summary` is what a terminal prints above the table of arms.
+    `arms` are those on all training rows, `curve` holds the others beside them. `words_sample` says where the rows of
+    `agreement` and `words` are from. `summary` is what a terminal prints above the table of arms.
     """
 
     job_id: str
@@ -175,6 +235,16 @@ class Report(_Part):
     machine: Machine
     caveats: tuple[str, ...]
     examples: tuple[ExampleRow, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    searched: tuple[Searched, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    confusion: Confusion | None = None
+    calibration: tuple[Calibration, ...] = ()
+    agreement: tuple[Agreement, ...] = ()
+    words: tuple[WordsRow, ...] = ()
+    words_sample: str = ""
+    teacher_map: TeacherMap | None = None
+    cost: Cost | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
