@@ -21,6 +21,7 @@ from understudy.evaluation.cost import cost
 from understudy.evaluation.curve import curve
 from understudy.evaluation.details import Calibration
 from understudy.evaluation.hits import rationale_hits
+from understudy.evaluation.manifest import Manifest
 from understudy.evaluation.metrics import baseline, correctness
 from understudy.evaluation.report import (
     ArmRow,
@@ -138,6 +139,7 @@ def assemble(
         words_sample=_whose(explained),
         teacher_map=teacher_map(spec.map_faithfulness) if spec.map_faithfulness else None,
         cost=cost(spec.arms, arms, student, spec.teacher),
+        manifest=_manifest(spec, answered),
     )
 
 
@@ -217,6 +219,15 @@ def _comparisons(runs: Mapping[str, Sequence[Answered]], right: Mapping[str, Rig
         for recipe, other in pairs
         if set(right[recipe]) & set(right[other])
     ]
+
+
+def _manifest(spec: EvaluateSpec, answered: Sequence[Answered]) -> Manifest | None:
+    """What the job knows of its trainings, with the figures that a second one must give."""
+    manifest = spec.manifest
+    for one in answered if manifest else ():
+        arm, accuracy = one.arm, statistics.fmean(one.right)
+        manifest = manifest and manifest.answered(arm.recipe, arm.seed, arm.size, accuracy, one.given)
+    return manifest
 
 
 def _published(arms: Sequence[ArmRow], chosen: ArmResult) -> Published:

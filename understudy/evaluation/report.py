@@ -24,6 +24,7 @@ from understudy.evaluation.details import (
     TeacherMap,
     WordsRow,
 )
+from understudy.evaluation.manifest import Manifest
 from understudy.evaluation.spec import RowCounts, Searched
 from understudy.schemas import TaskSpec, Word
 
@@ -245,6 +246,7 @@ class Report(Part):
     words_sample: str = ""
     teacher_map: TeacherMap | None = None
     cost: Cost | None = None
+    manifest: Manifest | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property

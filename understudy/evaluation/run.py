@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from understudy.data.parquet import read_annotated, read_examples
+from understudy.environment import cores, cpu_name
 from understudy.errors import InvalidRequest
 from understudy.evaluation.agreement import sample
 from understudy.evaluation.answered import Answered
@@ -27,7 +28,7 @@ from understudy.schemas import Example, Prediction, PredictionInput
 from understudy.serving.base import Engine
 from understudy.serving.hf import HFEngine
 
-__all__ = ["ArmResult", "EvaluateSpec", "RowCounts", "TeacherFacts", "evaluate"]
+__all__ = ["ArmResult", "EvaluateSpec", "RowCounts", "TeacherFacts", "answers", "evaluate"]
 
 _CHUNK = 256  # test rows between two words of progress
 _WARM_UP, _TIMED_CALLS, _TIMED_SECONDS = 3, 50, 5.0
@@ -84,22 +85,28 @@ def _teacher_answers(teacher: TeacherFacts, rows: int) -> list[Prediction]:
 
 def _answer(spec: EvaluateSpec, arm: ArmResult, test: Sequence[Example], emit: Callable[[int], None]) -> Answered:
     engine = HFEngine.load(arm.model, device=spec.device)
-    answers: list[Prediction] = []
-    for start in range(0, len(test), _CHUNK):
-        inputs = [_input(example) for example in test[start : start + _CHUNK]]
-        answers += engine.predict(inputs, explain=False, top_k=spec.top_k)
-        emit(len(answers))
-    given = [one.label for one in answers]
+    said = answers(engine, test, emit)
+    given = [one.label for one in said]
     return Answered(
         arm=arm,
         given=given,
-        probabilities=[one.probability for one in answers],
+        probabilities=[one.probability for one in said],
         right=correctness(spec.task, given, test),
-        truncated=sum(one.truncated > 0 for one in answers),
+        truncated=sum(one.truncated > 0 for one in said),
         parameters=engine.info().parameters,
         size_mb=sum(path.stat().st_size for path in arm.model.glob("*.safetensors")) / 1e6,
         latency_ms=_latency(engine, test) if arm.size is None else 0.0,
     )
+
+
+def answers(engine: Engine, test: Sequence[Example], emit: Callable[[int], None]) -> list[Prediction]:
+    """What a student says of each row, without its reasons; `emit` is told how many rows it has answered."""
+    said: list[Prediction] = []
+    for start in range(0, len(test), _CHUNK):
+        inputs = [_input(example) for example in test[start : start + _CHUNK]]
+        said += engine.predict(inputs, explain=False, top_k=1)
+        emit(len(said))
+    return said
 
 
 def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Explained:
@@ -142,18 +149,10 @@ def _latency(engine: Engine, test: Sequence[Example]) -> float:
 def _machine(device: str) -> Machine:
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     return Machine(
-        cpu=_cpu(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu=cpu_name(),
+        cores=cores(),
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name() if chosen.startswith("cuda") else "CPU",
         torch=torch.__version__,
         python=platform.python_version(),
     )
-
-
-def _cpu() -> str:
-    """The processor's name, which `platform` does not know on Linux."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()

@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from understudy.evaluation.manifest import Manifest
 from understudy.schemas import Faithfulness, TaskSpec
 
 __all__ = ["ArmResult", "EvaluateSpec", "MapFaithfulness", "RowCounts", "Searched", "TeacherFacts"]
@@ -116,6 +117,7 @@ class EvaluateSpec(_Frozen):
     arms: tuple[ArmResult, ...] = Field(min_length=1)
     searched: tuple[Searched, ...] = ()
     map_faithfulness: MapFaithfulness | None = None
+    manifest: Manifest | None = None
     rows: RowCounts
     top_k: int = Field(default=5, ge=1, le=100)
     attribution_method: str = "saliency"

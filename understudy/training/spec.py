@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from understudy.environment import Environment
 from understudy.schemas import Hyperparameters, LoraSpec, TaskSpec
 
 __all__ = ["TrainEvent", "TrainResult", "TrainSpec"]
@@ -16,7 +17,8 @@ class TrainSpec(BaseModel):
 
     `train` are Parquet shards of annotated examples, or of plain ones where `annotated` is false; `validation` is a
     Parquet file of plain examples. `artifacts` is the root of the store in which `model` may be an id or an alias.
-    After `max_seconds` a training ends at the step that it has reached, which is at least the first.
+    After `max_seconds` a training ends at the step that it has reached, which is at least the first. `stop_after` ends
+    it at that step, as the time had ended another.
     `max_train_rows` keeps the rows with the smallest content hashes: the same ones in every arm and for every seed.
     `unlabelled` are shards of annotated rows whose output is the teacher's own answer. Every arm is given them, so that
     all take the same number of steps; recipes with `teacher_labels` train on those whose answer has `min_probability`.
@@ -38,6 +40,7 @@ class TrainSpec(BaseModel):
     top_k: int = Field(default=5, ge=1, le=100)
     max_train_rows: int | None = Field(default=None, ge=2)
     max_seconds: float | None = Field(default=None, gt=0)
+    stop_after: int | None = Field(default=None, ge=1)
     lora: LoraSpec | None = None
     artifacts: str | None = None
 
@@ -61,7 +64,7 @@ class TrainResult(BaseModel):
     the student's window cut a part off. `planned_steps` are more than `steps` where the time was up; `tokens` are those
     that all steps read, padding left out. `teacher_labelled` counts the rows that the teacher labelled and the recipe
     trained on, `unsure` those that it left out because the teacher was. `trained_parameters` are fewer than
-    `parameters` where only a part of the model is trained.
+    `parameters` where only a part of the model is trained. `environment` is where it was trained.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -86,3 +89,4 @@ class TrainResult(BaseModel):
     teacher_labelled: int = 0
     unsure: int = 0
     trained_parameters: int | None = None
+    environment: Environment | None = None
