@@ -22,6 +22,7 @@ from understudy.models.classifier import ClassifierAdapter
 from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig, Pooling, drop_pooler
 from understudy.models.fingerprint import fingerprint
 from understudy.models.forms import Form
+from understudy.models.gated_seq2seq import gated
 from understudy.models.scratch import FAMILIES, PREFIX, build_config, corpus, parse_scratch, train_tokenizer
 from understudy.models.seq2seq import Seq2SeqAdapter
 from understudy.models.source import LOADERS, Architecture, Source, architecture, architecture_of
@@ -136,6 +137,8 @@ def create(
             model, tokenizer = _create_scratch(ref, task, texts, targets, pooling)
         else:
             model, tokenizer = _create_pretrained(Source.find(ref, store), task, pooling)
+    if pooling == "gate" and architecture(model.config) == "seq2seq":
+        model = gated(model)
     return model.requires_grad_(True), tokenizer
 
 

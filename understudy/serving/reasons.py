@@ -1,7 +1,8 @@
 """How a student names its reasons: one function for each kind, from inputs to predictions with words.
 
-`gate` reads them in the same forward pass as the label, `generated` asks for them in the explanation's template, and
-`saliency` computes them as a teacher's would be. Words are always spans of the input. Knows nothing of files.
+`gate` reads them off the gate on each token, `generated` takes them from what the model writes, beside its label or in
+the explanation's template, and `saliency` computes them as a teacher's would be. Words are always spans of the input.
+Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from understudy.batching import plan_batches
 from understudy.errors import ModelError
 from understudy.models.base import Adapter, Answer, Batch
 from understudy.models.load import ModelCard
+from understudy.models.writer import Writer
 from understudy.registry import Registry
 from understudy.schemas import AttributionExample, AttributionOptions, Prediction, PredictionInput, Word
 
@@ -33,40 +35,57 @@ REASONS: Registry[Explainer] = Registry("kind of reasons")
 def answer(adapter: Adapter, inputs: Sequence[PredictionInput]) -> list[Prediction]:
     """Answers without reasons."""
     texts = [row.input for row in inputs]
-    answers = adapter.answers(texts, [row.choices for row in inputs])
-    cuts = [row.truncated for row in adapter.tokenize(texts)]
-    return [_prediction(row, found, cut) for row, found, cut in zip(inputs, answers, cuts, strict=True)]
+    return _predictions(adapter, inputs, adapter.answers(texts, [row.choices for row in inputs]))
 
 
 @REASONS.register("gate")
 @torch.inference_mode()
 def _gate(adapter: Adapter, _: ModelCard, inputs: Sequence[PredictionInput], top_k: int) -> list[Prediction]:
-    """A word scores the mean of its tokens' probabilities to belong to a reason, which is what the gate was taught."""
+    """A word scores the mean of its tokens' probabilities to belong to a reason, which is what the gate was taught.
+
+    A classifier gives its label in the same pass; a model that writes is asked for its answer, and its encoder alone
+    for the gates.
+    """
     texts = [row.input for row in inputs]
     classes: dict[str, int] = getattr(adapter, "label_ids", {})
-    closed = [{name: classes[name] for name in row.choices or classes} for row in inputs]
+    written = [] if classes else answer(adapter, inputs)
+    reader = adapter.model if classes else adapter.model.get_encoder()
+    closed = [{name: classes[name] for name in row.choices or classes} if classes else {"": 0} for row in inputs]
     found: dict[int, Prediction] = {}
     for positions in plan_batches(adapter.lengths(texts), adapter.max_padded_tokens):
         batch = adapter.encode([texts[i] for i in positions], [next(iter(closed[i])) for i in positions])
-        output = adapter.model(input_ids=batch.ids, attention_mask=batch.mask)
+        output = reader(input_ids=batch.ids, attention_mask=batch.mask)
         if getattr(output, "gate_logits", None) is None:
             raise ModelError("this model's card says that it has a gate, and it has none")
         gates = output.gate_logits.float().sigmoid().tolist()  # (B, T)
         for row, i in enumerate(positions):
-            chosen = _among(closed[i], output.logits[row])
             words = top_words(_gated(batch, row, gates[row]), top_k)
-            found[i] = _prediction(inputs[i], chosen, batch.truncated[row], words)
+            if written:
+                found[i] = written[i].model_copy(update={"words": words})
+            else:
+                found[i] = _prediction(inputs[i], _among(closed[i], output.logits[row]), batch.truncated[row], words)
     return [found[i] for i in range(len(inputs))]
 
 
 @REASONS.register("generated")
 def _generated(adapter: Adapter, card: ModelCard, inputs: Sequence[PredictionInput], top_k: int) -> list[Prediction]:
-    """The student writes its reasons; a word scores the probability of all that it wrote."""
-    if card.explain_template is None:
+    """The student writes its reasons, beside its label or as a second task; each word scores what that text scored.
+
+    The score is the probability of all that was written with the words. Where the label comes first, they are those
+    behind the label that was chosen.
+    """
+    texts = [row.input for row in inputs]
+    answers = adapter.answers(texts, [row.choices for row in inputs])
+    if isinstance(adapter, Writer) and adapter.form != "label":
+        written = adapter.reasons(texts, answers)
+    elif card.explain_template is not None:
+        written = adapter.generate(texts, template=card.explain_template)
+    else:
         raise ModelError("this model's card says that it writes its reasons, and gives no template to ask for them")
-    written = adapter.generate([row.input for row in inputs], template=card.explain_template)
     found = []
-    for prediction, row, (text, probability) in zip(answer(adapter, inputs), inputs, written, strict=True):
+    for prediction, row, (text, probability) in zip(
+        _predictions(adapter, inputs, answers), inputs, written, strict=True
+    ):
         words, dropped = match_words(row.input, text, probability)
         found.append(prediction.model_copy(update={"words": words[:top_k], "dropped_words": dropped}))
     return found
@@ -108,6 +127,12 @@ def match_words(text: str, written: str, score: float) -> tuple[tuple[Word, ...]
 def _form(word: str) -> str:
     """Tokenizers may fold case and compatibility forms; what they read is still the word that was meant."""
     return unicodedata.normalize("NFKC", word).casefold()
+
+
+def _predictions(adapter: Adapter, inputs: Sequence[PredictionInput], answers: Sequence[Answer]) -> list[Prediction]:
+    """Answers as predictions without words."""
+    cuts = [row.truncated for row in adapter.tokenize([row.input for row in inputs])]
+    return [_prediction(row, found, cut) for row, found, cut in zip(inputs, answers, cuts, strict=True)]
 
 
 def _prediction(
