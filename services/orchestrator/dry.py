@@ -119,7 +119,9 @@ class DryRun:
         with TemporaryDirectory() as place:
             rows = Path(place) / "rows.parquet"
             write_examples(rows, found.splits["train"][:SAMPLE])
-            models = {"student": job.model} | ({"teacher": job.distillation.teacher.model} if job.distils else {})
+            models = {"student": job.student_base} | (
+                {"teacher": job.distillation.teacher.model} if job.distils else {}
+            )
             spec = {
                 "models": models,
                 "rows": str(rows),

@@ -18,6 +18,7 @@ from services.orchestrator.context import Context
 from services.orchestrator.database import jobs, work_items
 from services.orchestrator.jobs import Arm, Estimate, Job, Phase, Rows
 from services.orchestrator.steps import going_on, pays, planned_steps, short_steps, student_steps
+from understudy.models.names import is_cut, parse_cut
 
 __all__ = ["estimated", "expect"]
 
@@ -122,17 +123,25 @@ def _paces(context: Context, job: Job) -> Mapping[str, float]:
 def _alike(phase: str, request: Mapping[str, Any], job: Job) -> bool:
     """Whether a phase of that earlier job says how long the same phase of this one takes."""
     if phase in ("search", "train", "evaluate"):
-        return bool(request["model"] == job.model)
+        return _same_student(request, job)
     if phase in ("preflight", "annotate", "teacher"):
         teacher = request["spec"].get("teacher")
         return bool(teacher) and job.distils and teacher["model"] == job.distillation.teacher.model
     return True
 
 
+def _same_student(request: Mapping[str, Any], job: Job) -> bool:
+    """Of the same name, and cut from the same teacher where that is what the name means."""
+    if request["model"] != job.model:
+        return False
+    own = is_cut(job.model) and parse_cut(job.model).base is None
+    return not own or bool(request["spec"]["teacher"]["model"] == job.distillation.teacher.model)
+
+
 def _disk(context: Context, job: Job, runs: int) -> int | None:
     """Every trained model and the published copy, by what the same student took before; the data come on top."""
     query = (
-        select(work_items.c.result)
+        select(jobs.c.request, work_items.c.result)
         .join(jobs, work_items.c.job_id == jobs.c.id)
         .where(work_items.c.phase == "train", work_items.c.state == "done")
         .where(jobs.c.request["model"].as_string() == job.model)
@@ -140,7 +149,7 @@ def _disk(context: Context, job: Job, runs: int) -> int | None:
         .limit(MODELS_LOOKED_AT)
     )
     with context.database.read() as sql:
-        models = [result["artifact"] for result in sql.scalars(query)]
+        models = [row.result["artifact"] for row in sql.execute(query) if _same_student(row.request, job)]
     sizes = [context.artifacts.get(model).bytes for model in models if context.artifacts.exists(model)]
     if not sizes:
         return None

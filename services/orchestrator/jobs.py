@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from understudy.errors import Conflict, UnderstudyError
 from understudy.evaluation.spec import Searched
+from understudy.models.names import cut_from, is_cut, parse_cut
 from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, SupervisedSpec, TaskSpec
 from understudy.training.recipes import AUTO
 
@@ -220,6 +221,19 @@ class Job(Record):
     def field(self, name: str) -> str:
         """The path of one of the method's own fields, as its user wrote it."""
         return f"method.{self.method}.{name}"
+
+    @property
+    def student(self) -> str:
+        """The model to train. A cut that names no model is one of the teacher, as it is after its fine-tuning."""
+        return cut_from(self.model, self.facts.teacher) if self.facts.teacher else self.model
+
+    @property
+    def student_base(self) -> str:
+        """The model whose architecture and tokenizer the student has; it may be the teacher before its training."""
+        if not is_cut(self.model):
+            return self.model
+        base = parse_cut(self.model).base
+        return base or self.facts.teacher or self.distillation.teacher.model
 
     @property
     def files(self) -> Mapping[str, str]:

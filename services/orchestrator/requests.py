@@ -15,7 +15,7 @@ from services.orchestrator.phases.fields import told_as
 from understudy.artifacts import check_alias
 from understudy.attribution.methods import make_method
 from understudy.errors import InvalidRequest
-from understudy.models.names import PREFIX, parse_scratch
+from understudy.models.names import PREFIX, is_cut, parse_cut, parse_scratch
 from understudy.schemas import DistillationSpec, Hyperparameters, Request, SupervisedSpec, TaskSpec, TrainingSpec
 from understudy.training.recipes import AUTO, parse_recipe
 
@@ -79,6 +79,12 @@ def job_of(request: JobRequest, now: float) -> Job:
     spec, place = method.spec, f"method.{method.type}"
     chosen = {"seeds": _seeds(request, spec, place), "hyperparameters": _hyperparameters(request, spec, place)}
     spec = spec.model_copy(update=chosen)
+    if is_cut(request.model) and method.type == "supervised" and parse_cut(request.model).base is None:
+        raise InvalidRequest(
+            f"'{request.model}' is cut from the job's teacher, and a supervised job has none: write "
+            f"{request.model}@<model>",
+            param="model",
+        )
     _check_seeds(spec, place)
     if len(set(spec.sizes)) < len(spec.sizes):
         raise InvalidRequest("a size is given twice, which would train the same arms twice", param=f"{place}.sizes")
@@ -129,6 +135,8 @@ def _check_model(ref: str, param: str) -> None:
         raise InvalidRequest("a model's name has printable characters only", param=param)
     if ref.startswith(PREFIX):
         parse_scratch(ref, param=param)
+    if is_cut(ref):
+        parse_cut(ref, param=param)
 
 
 def _check_seeds(spec: TrainingSpec, place: str) -> None:
@@ -141,6 +149,11 @@ def _check_seeds(spec: TrainingSpec, place: str) -> None:
 
 def _check_teacher(spec: DistillationSpec) -> None:
     _check_model(spec.teacher.model, f"{_SPEC}.teacher.model")
+    if is_cut(spec.teacher.model):
+        raise InvalidRequest(
+            f"'{spec.teacher.model}' is a part of a model, and a teacher is a whole one: name the model itself",
+            param=f"{_SPEC}.teacher.model",
+        )
     if spec.teacher.model.startswith(PREFIX) and not spec.teacher.finetune:
         raise InvalidRequest(
             f"the teacher '{spec.teacher.model}' has random weights and nothing to teach: set finetune to true, "

@@ -75,7 +75,7 @@ def _provenance(job: Job, report: Report) -> dict[str, Any]:
         "job_id": job.id,
         "dataset": job.facts.dataset,
         "training_file": job.training_file,
-        "base_model": job.model,
+        "base_model": job.student,
         "recipe": report.published.recipe,
         "seed": report.published.seed,
         "arm": report.published.artifact,
@@ -115,7 +115,7 @@ A student of {arm.parameters:,} parameters, {made} by Understudy.
 | | |
 | --- | --- |
 | task | {task.kind}{labels} |
-| base model | `{job.model}` |
+| base model | `{job.student}` |
 | recipe | `{chosen.recipe}`, seed {chosen.seed} |
 | test accuracy | {100 * arm.accuracy:.1f} % [{100 * arm.low:.1f}, {100 * arm.high:.1f}] (mean over seeds) |
 {level}| trained on | {report.rows.train} rows; tested on {report.rows.test} |

@@ -97,7 +97,7 @@ def student_spec(
     """The whole training of a student, on `size` rows where it is a point of the learning curve."""
     assert job.facts.task is not None
     return TrainSpec(
-        model=job.model,
+        model=job.student,
         task=job.facts.task,
         train=shards(context, job) if job.distils else (_dataset(context, job) / "train.parquet",),
         annotated=job.distils,

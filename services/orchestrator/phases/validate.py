@@ -230,9 +230,10 @@ def check_sizes(job: Job, found: Examined) -> None:
 
 def _architecture(context: Context, job: Job, item: Item, grip: Grip) -> str:
     """Which kind of student the job's model is; of one that exists a child is asked, because only torch can tell."""
-    if job.model.startswith(PREFIX):
-        return FAMILIES[parse_scratch(job.model).family]
-    spec = {"model": job.model, "artifacts": context.settings.artifact_root}
+    base = job.student_base
+    if base.startswith(PREFIX):
+        return FAMILIES[parse_scratch(base).family]
+    spec = {"model": base, "artifacts": context.settings.artifact_root}
     out = context.settings.work / item.id
     answer = run_child(stages.inspect, spec, out, emit=lambda _: None, check=grip.check)
     return str(answer["architecture"])

@@ -11,6 +11,7 @@ import anyio
 import httpx
 import pytest
 from asgi_lifespan import LifespanManager
+from stand.server import DISTIL
 
 from services.orchestrator.app import create_app
 from services.orchestrator.settings import Settings
@@ -18,7 +19,7 @@ from understudy.errors import Unavailable
 
 pytestmark = pytest.mark.anyio
 
-TEACHER = {"type": "distillation", "distillation": {"teacher": {"model": "teacher"}}}
+TEACHER = DISTIL
 
 
 @pytest.fixture
@@ -234,6 +235,7 @@ D = "method.distillation"
         ("model", "scratch:bort-1x16", "choose from bert, gpt2, t5"),
         ("model", 3, "string"),
         ("model", "a\0b", "printable"),
+        ("model", "cut:2x", "cut:6x2"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**31, "less than or equal"),
         ("suffix", "x" * 65, "at most 64"),
@@ -245,12 +247,14 @@ D = "method.distillation"
         (f"{D}.teacher.model", "", "at least 1"),
         (f"{D}.teacher.model", "scratch:bert-2x128", "finetune to true"),
         (f"{D}.teacher.model", "scratch:nothing", "scratch:bert-2x128"),
+        (f"{D}.teacher.model", "cut:2@some-model", "whole one"),
         (f"{D}.recipe", "salency", "Did you mean 'saliency'"),
         (f"{D}.attribution.method", "lime", "choose from"),
         (f"{D}.attribution.top_k", 0, "greater than or equal to 1"),
         (f"{D}.attribution.target", "both", "'gold' or 'predicted'"),
         (f"{D}.seeds", [], "at least 1"),
         (f"{D}.seeds", [1, 1], "twice"),
+        (f"{D}.sizes", [20, 20], "twice"),
         (f"{D}.template", "no place for it", "{input}"),
         (f"{D}.alias", "a/b", "match"),
         (f"{D}.max_train_rows", 1, "greater than or equal to 2"),
@@ -292,7 +296,7 @@ async def test_hyperparameters_are_read_where_openai_once_had_them(api: httpx.As
     error(answer, 400, "hyperparameters")
 
 
-@pytest.mark.parametrize("param", ["training_file", "validation_file", f"{D}.test_file"])
+@pytest.mark.parametrize("param", ["training_file", "validation_file", f"{D}.test_file", f"{D}.unlabelled_file"])
 async def test_an_unknown_file_is_404_and_named(api: httpx.AsyncClient, rows: Any, param: str) -> None:
     body = change(param, "file-unknown")
     body.setdefault("training_file", await uploaded(api, rows))

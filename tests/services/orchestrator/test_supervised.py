@@ -106,6 +106,14 @@ def test_what_does_not_belong_to_the_method_is_refused_by_its_field(
     assert (answer.json()["error"]["param"], answer.status_code) == (param, 404 if "test_file" in param else 400)
 
 
+def test_a_student_cut_from_a_teacher_needs_a_model_where_there_is_no_teacher(server: Server, file_id: str) -> None:
+    refused = server.create(training_file=file_id, model="cut:2", method={"type": "supervised"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+    assert "cut:2@<model>" in refused.json()["error"]["message"]
+    named = server.create(training_file=file_id, model="cut:2@some-model", method={"type": "supervised"})
+    assert named.status_code == 200
+
+
 def test_a_test_file_that_cannot_be_used_is_named_as_its_user_named_it(bench: Any, rows: Any) -> None:
     job = bench.work(submitted(bench, rows, test_file=bench.upload("nonsense\n")))
     assert (job.status, job.error.param) == ("failed", "method.supervised.test_file")

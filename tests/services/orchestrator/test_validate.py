@@ -110,7 +110,11 @@ def test_a_test_file_with_labels_that_nobody_learns_fails_by_its_own_name(bench:
     ("changes", "param", "words"),
     [
         ({"spec": {"recipe": "label_then_rationale"}}, "method.distillation.recipe", "rationale_gate"),
-        ({"model": "scratch:gpt2-1x16", "spec": {"recipe": ["rationale_gate"]}}, "method.distillation.recipe", "causal"),
+        (
+            {"model": "scratch:gpt2-1x16", "spec": {"recipe": "rationale_gate"}},
+            "method.distillation.recipe",
+            "causal",
+        ),
         ({"spec": {"recipe": "teacher_labels"}}, "method.distillation.recipe", "unlabelled_file"),
         ({"model": "scratch:t5-1x16", "spec": {"recipe": "step_by_step"}}, "method.distillation.recipe", "free-text"),
     ],
@@ -143,3 +147,46 @@ def test_the_students_architecture_is_read_from_a_model_that_exists(bench: Any, 
 def test_a_student_that_cannot_be_found_fails_the_job_by_the_field_model(bench: Any) -> None:
     job = validated(bench, model="no/such-model")
     assert (job.status, job.error.code, job.error.param) == ("failed", "model_not_found", "model")
+
+
+@pytest.mark.parametrize(("sizes", "words"), [([9, 20], "9 rows"), ([20, 400], "400 rows"), ([20, 30], "30 rows")])
+def test_a_size_of_the_learning_curve_is_neither_too_small_nor_all_rows(
+    bench: Any, rows: Any, sizes: list[int], words: str
+) -> None:
+    job = validated(bench, training_file=bench.upload(rows(80)), spec={"sizes": sizes, "max_train_rows": 30})
+    assert (job.status, job.error.param) == ("failed", "method.distillation.sizes")
+    assert words in job.error.message
+    assert "at least 10 and below 30, the number of training rows" in job.error.message
+
+
+@pytest.mark.parametrize(
+    ("share", "recipe", "reads"),
+    [(1.0, "auto", True), (0.7, "auto", True), (0.1, "auto", False), (0.1, "step_by_step", True)],
+)
+def test_auto_reads_free_text_rationales_where_half_the_rows_have_one_and_a_recipe_by_name_where_any_does(
+    bench: Any, share: float, recipe: str, reads: bool
+) -> None:
+    def row(i: int) -> dict[str, Any]:
+        text = {"rationale": f"because of {i}"} if i % 100 < 100 * share else {}
+        return {"input": f"number {i} is {'odd' if i % 2 else 'even'}", "output": ["no", "yes"][i % 2], **text}
+
+    content = "".join(json.dumps(row(i * 7)) + "\n" for i in range(100))
+    job = validated(bench, model="scratch:t5-1x16", training_file=bench.upload(content), spec={"recipe": recipe})
+    assert ("step_by_step" in {arm.name for arm in job.facts.arms}) == reads
+
+
+def test_a_student_cut_from_the_teacher_has_its_architecture_and_becomes_a_cut_of_it_as_it_was_trained(
+    bench: Any,
+) -> None:
+    teacher = {"model": "scratch:t5-1x16", "finetune": True}
+    job = validated(bench, model="cut:1", spec={"teacher": teacher, "recipe": "saliency"})
+    assert (job.facts.architecture, job.student) == ("seq2seq", "cut:1")
+    assert job.with_facts(teacher="model-0123").student == "cut:1@model-0123"
+    assert bench.job(model="cut:1x1@other").with_facts(teacher="model-0123").student == "cut:1x1@other"
+
+
+@pytest.mark.usefixtures("fork_server")
+def test_the_architecture_of_a_cut_is_that_of_the_model_it_names(bench: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
+    job = validated(bench, model=f"cut:1@{tmp_path}", spec={"recipe": "saliency"})
+    assert (job.facts.architecture, job.student) == ("seq2seq", f"cut:1@{tmp_path}")
