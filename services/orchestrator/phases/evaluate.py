@@ -48,7 +48,8 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         annotated=shards(context, job),
         teacher=_teacher(context, job, read_examples(test), context.scratch(item), grip) if job.distils else None,
         arms=tuple(_arm(context, trained) for trained in trained_arms(context, job)),
-        rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows}),
+        searched=job.facts.searched,
+        rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows, "unlabelled": job.unlabelled_rows}),
         notes=job.facts.cuts,
         **_attribution(job),
     )
@@ -97,6 +98,9 @@ def _arm(context: Context, trained: Trained) -> ArmResult:
         batch_size=trained.result.batch_size,
         without_words=trained.result.without_words,
         truncated=trained.result.truncated,
+        size=trained.size,
+        tokens=trained.result.tokens,
+        teacher_labelled=trained.result.teacher_labelled,
     )
 
 
@@ -110,12 +114,17 @@ def _teacher(context: Context, job: Job, test: Sequence[Example], scratch: Path,
         shard = _answers(context, job, test, scratch / "teacher", grip)
         context.rationales.keep([key], shard)
         folder = context.artifacts.folder(shard)
+    tallies = context.tallies.of([job.id]).get(job.id, {})
     return TeacherFacts(
         model=job.distillation.teacher.model,
         finetuned=job.distillation.teacher.finetune,
         parameters=model.parameters,
         predictions=folder / "teacher.jsonl",
         latency_ms=json.loads((folder / "latency.json").read_bytes())["median_ms"],
+        trained_rows=job.facts.rows.train if job.distillation.teacher.finetune and job.facts.rows else None,
+        training_seconds=tallies["teacher"].seconds if "teacher" in tallies else None,
+        annotation_seconds=tallies["annotate"].seconds if "annotate" in tallies else None,
+        annotation_tokens=job.facts.teacher_tokens,
     )
 
 
