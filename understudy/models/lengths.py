@@ -11,10 +11,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from understudy.artifacts import ArtifactStore
+from understudy.models.cut import named_ids
 from understudy.models.load import load_card, window
+from understudy.models.names import base_of, is_cut, parse_cut
 from understudy.models.scratch import FAMILIES, PREFIX, build_config, corpus, parse_scratch, train_tokenizer
 from understudy.models.source import Source, architecture
 from understudy.models.text import Template, tokenize
+from understudy.models.vocabulary import trim_for
 from understudy.schemas import Example, TaskSpec
 
 __all__ = ["Lengths", "measure"]
@@ -38,11 +41,18 @@ def measure(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactSt
 
     Raises ModelNotFound, or ModelError for a model that cannot be used.
     """
-    texts = [row.input for row in rows]
+    texts, targets = [row.input for row in rows], [row.output for row in rows]
     if ref.startswith(PREFIX):
         scratch = parse_scratch(ref)
-        tokenizer = train_tokenizer(scratch.family, corpus(texts, [row.output for row in rows], task.template))
+        tokenizer = train_tokenizer(scratch.family, corpus(texts, targets, task.template))
         kind, bound = str(FAMILIES[scratch.family]), window(build_config(scratch, tokenizer), tokenizer, None)
+    elif is_cut(ref):
+        cut, source = parse_cut(ref), Source.find(base_of(ref), store)
+        config, tokenizer = source.config(), source.tokenizer()
+        kind, bound = architecture(config), window(config, tokenizer, None)
+        if cut.vocabulary:
+            ids = named_ids(config)
+            tokenizer, _ = trim_for(tokenizer, cut.vocabulary, task, texts=texts, targets=targets, ids=ids)
     else:
         source = Source.find(ref, store)
         config, tokenizer, card = source.config(), source.tokenizer(), load_card(Path(source.place))

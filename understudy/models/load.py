@@ -1,7 +1,8 @@
 """From a model reference to something that runs, and back to a folder: load, create, save, fingerprint.
 
-A reference is an artifact id or alias, `scratch:<family>-<layers>x<width>`, a local folder, or a hub name. Weights are
-read from safetensors only and code that comes with a model is never run. Knows nothing of attribution or training.
+A reference is an artifact id or alias, `scratch:<family>-<layers>x<width>`, `cut:<layers>@<model>`, a local folder, or
+a hub name. Weights are read from safetensors only and code that comes with a model is never run. Knows nothing of
+attribution or training.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from understudy.errors import InvalidRequest, ModelError, ModelNotFound
 from understudy.models.base import Adapter
 from understudy.models.causal import CausalAdapter
 from understudy.models.classifier import ClassifierAdapter
+from understudy.models.cut import cut_model, named_ids
 from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig, Pooling, drop_pooler
 from understudy.models.fingerprint import fingerprint
 from understudy.models.forms import Form
 from understudy.models.gated_seq2seq import gated
+from understudy.models.names import CUT, base_of, is_cut, parse_cut
 from understudy.models.scratch import FAMILIES, PREFIX, build_config, corpus, parse_scratch, train_tokenizer
 from understudy.models.seq2seq import Seq2SeqAdapter
 from understudy.models.source import LOADERS, Architecture, Source, architecture, architecture_of
+from understudy.models.vocabulary import trim_for
 from understudy.schemas import TaskSpec
 
 __all__ = [
@@ -98,7 +102,7 @@ def load_adapter(
     `task` defaults to the folder's `task.json`, else for a classifier to its labels, else to generation. Raises
     ModelNotFound, or ModelError for a model that cannot be used.
     """
-    if ref.startswith(PREFIX):
+    if ref.startswith((PREFIX, CUT)):
         raise ModelNotFound(f"'{ref}' has no weights yet: train it first, or name a trained model", param="model")
     source = Source.find(ref, store)
     config = source.config()
@@ -127,7 +131,10 @@ def create(
     seed: int,
     pooling: Pooling = "mean",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """What is to be trained: a scratch model, or a pretrained one, a classifier's head fresh in either case.
+    """What is to be trained: a scratch model, a pretrained one, or one cut from another.
+
+    A classifier's head is fresh, except where it is cut from a classifier of ours with the same labels: that head comes
+    with it, as all that is no layer does. Whoever trains asks for the gate, so that is always fresh.
 
     All weights that are drawn depend on `seed` alone; the caller's random state is left as it was.
     """
@@ -135,6 +142,8 @@ def create(
         torch.manual_seed(seed)
         if ref.startswith(PREFIX):
             model, tokenizer = _create_scratch(ref, task, texts, targets, pooling)
+        elif is_cut(ref):
+            model, tokenizer = _create_cut(ref, store, task, texts, targets, pooling)
         else:
             model, tokenizer = _create_pretrained(Source.find(ref, store), task, pooling)
     if pooling == "gate" and architecture(model.config) == "seq2seq":
@@ -210,6 +219,36 @@ def _create_pretrained(source: Source, task: TaskSpec, pooling: Pooling) -> tupl
     encoder = base.encoder if isinstance(base, EncoderClassifier) else drop_pooler(base)
     model = _classifier(encoder.config, task, pooling)
     model.encoder = encoder
+    return model, tokenizer
+
+
+def _create_cut(
+    ref: str,
+    store: ArtifactStore | None,
+    task: TaskSpec,
+    texts: Sequence[str],
+    targets: Sequence[str],
+    pooling: Pooling,
+) -> tuple[Any, Any]:
+    cut, source = parse_cut(ref), Source.find(base_of(ref), store)
+    config, tokenizer = source.config(), source.tokenizer()
+    kind = architecture(config)
+    ours = isinstance(config, EncoderClassifierConfig)
+    base = source.weights(
+        config, AutoModel if kind == "classifier" else LOADERS[kind], whole=kind != "classifier" or ours
+    )
+    kept = None
+    if cut.vocabulary:
+        tokenizer, kept = trim_for(
+            tokenizer, cut.vocabulary, task, texts=texts, targets=targets, ids=named_ids(base.config)
+        )
+    if kind != "classifier":
+        return cut_model(base, cut, kept), tokenizer
+    encoder = cut_model(base.encoder if ours else drop_pooler(base), cut, kept)
+    model = _classifier(encoder.config, task, pooling)
+    model.encoder = encoder
+    if ours and base.config.id2label == model.config.id2label:
+        model.head.load_state_dict(base.head.state_dict())
     return model, tokenizer
 
 

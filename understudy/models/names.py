@@ -12,7 +12,7 @@ from typing import Literal
 
 from understudy.errors import InvalidRequest, UnknownName
 
-__all__ = ["CUT", "FAMILIES", "PREFIX", "Cut", "Scratch", "cut_from", "is_cut", "parse_cut", "parse_scratch"]
+__all__ = ["CUT", "FAMILIES", "PREFIX", "Cut", "Scratch", "base_of", "cut_from", "is_cut", "parse_cut", "parse_scratch"]
 
 CUT = "cut:"
 PREFIX = "scratch:"
@@ -92,8 +92,16 @@ def parse_cut(ref: str, *, param: str | None = "model") -> Cut:
     base = found["base"]
     if base is not None and base.startswith((CUT, PREFIX)):
         raise InvalidRequest(f"'{base[:100]}' has no weights to be cut from: name a trained model", param=param)
-    decoder, vocabulary = found["decoder"], found["vocabulary"]
-    return Cut(int(found["layers"]), decoder and int(decoder), vocabulary and int(vocabulary), base)
+    decoder, vocabulary = (int(found[name]) if found[name] else None for name in ("decoder", "vocabulary"))
+    return Cut(int(found["layers"]), decoder, vocabulary, base)
+
+
+def base_of(ref: str, *, param: str | None = "model") -> str:
+    """The model that a cut is made from; raises InvalidRequest where the reference leaves that open."""
+    cut = parse_cut(ref, param=param)
+    if cut.base is None:
+        raise InvalidRequest(f"'{ref}' does not say what it is cut from: write {ref}@<model>", param=param)
+    return cut.base
 
 
 def cut_from(ref: str, teacher: str) -> str:

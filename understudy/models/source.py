@@ -28,7 +28,7 @@ from transformers import (
 
 from understudy.artifacts import ArtifactStore
 from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound
-from understudy.models.scratch import FAMILIES, PREFIX, parse_scratch
+from understudy.models.names import FAMILIES, PREFIX, base_of, is_cut, parse_scratch
 
 __all__ = ["LOADERS", "Architecture", "Source", "architecture", "architecture_of", "local_path"]
 
@@ -66,10 +66,10 @@ def architecture(config: PreTrainedConfig) -> Architecture:
 
 
 def architecture_of(ref: str, store: ArtifactStore | None = None) -> Architecture:
-    """The architecture behind a reference, without its weights."""
+    """The architecture behind a reference, without its weights; that of a cut is its base's."""
     if ref.startswith(PREFIX):
         return FAMILIES[parse_scratch(ref).family]
-    return architecture(Source.find(ref, store).config())
+    return architecture(Source.find(base_of(ref) if is_cut(ref) else ref, store).config())
 
 
 def local_path(ref: str) -> Path:
