@@ -1,6 +1,7 @@
 """The report as a page: one HTML file without scripts, fetching nothing, readable in light and dark. Imports no torch.
 
-The template holds the words and the looks; what is here turns numbers into text and into places on an axis.
+The templates hold the words and the looks; what is here turns numbers into text and into places on an axis. Intervals
+are drawn inside the tables that hold their numbers, by style alone; `figures` draws what needs two axes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from understudy.evaluation.compare import MARGIN
+from understudy.evaluation.figures import learning_curve, reliability
 from understudy.evaluation.report import Report, points
 from understudy.schemas import Word
 
@@ -54,16 +57,31 @@ class Axis:
 
 def render_html(report: Report) -> str:
     """The whole page as a string; everything that came from data is escaped."""
-    return _page().render(report=report, **_axes(report))
+    return _page().render(report=report, student=report.student, **_axes(report), **_figures(report))
+
+
+def _figures(report: Report) -> dict[str, Markup]:
+    """The drawings, in which matplotlib has escaped every text."""
+    drawn = {}
+    if report.curve:
+        drawn["curve_figure"] = Markup(learning_curve(report.curve))
+    if report.calibration:
+        drawn["reliability_figure"] = Markup(reliability(report.calibration))
+    return drawn
 
 
 def _axes(report: Report) -> dict[str, Any]:
     shown: Sequence[Any] = (*report.arms, *filter(None, [report.teacher]))
     ends = [end for one in shown for end in (one.low, one.high)]
+    sliced = [cell for one in report.slices for cell in one.cells]
     gaps = [end for one in report.comparisons for end in (one.low, one.high)]
     return {
         "accuracies": Axis.around([*ends, report.baseline.accuracy], bounds=(0.0, 1.0)),
         "differences": Axis.around([*gaps, -MARGIN, MARGIN]),
+        "slice_axis": Axis.around(
+            [*(e for s in sliced for e in (s.accuracy.low, s.accuracy.high)), 1.0], bounds=(0.0, 1.0)
+        ),
+        "kinds": ("teacher", "finetune", "candidate"),
         "margin": MARGIN,
     }
 
@@ -78,6 +96,7 @@ def _page() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "points": points, "count": _count, "pieces": _pieces, "sig": _sig}
+    environment.filters |= {"p_value": _p_value, "duration": _duration, "spans": _spans}
     return environment.get_template("report.html.j2")
 
 
@@ -96,6 +115,25 @@ def _count(number: int) -> str:
 def _sig(number: float) -> str:
     """Three significant digits from a thousandth up, and never an exponent."""
     return f"{number:,.0f}" if number >= 100 else f"{number:#.3g}" if number >= 0.001 else f"{number:.3f}"
+
+
+def _p_value(p: float | None) -> str:
+    return "n/a" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _duration(seconds: float | None) -> str:
+    """Two units at the most: 0.4 s, 21 s, 3 min 20 s, 2 h 5 min."""
+    if seconds is None:
+        return "not told"
+    if abs(seconds) < 60:
+        return f"{seconds:.1f} s" if abs(seconds) < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def _spans(spans: Iterable[tuple[int, int]], text: str) -> list[Word]:
+    """Character spans as words of equal weight."""
+    return [Word(text=text[start:end], start=start, end=end, score=1.0) for start, end in spans]
 
 
 def _pieces(text: str, words: Iterable[Word]) -> list[tuple[str, float | None]]:
