@@ -3,7 +3,8 @@
 What `auto` means depends on the number of rows, on the model's size and architecture, and on whether its weights are
 random or pretrained; never on the recipe. All arms of a job therefore take the same number of optimiser steps on the
 same number of examples each. The numbers for scratch models were measured (docs/experiments.md); those for pretrained
-ones are the customary ones of their papers: BERT (arXiv 1810.04805, appendix A.3) and T5 (arXiv 1910.10683).
+ones are the customary ones of their papers: BERT (arXiv 1810.04805, appendix A.3) and T5 (arXiv 1910.10683); LoRA's
+adapters, which start at zero, take steps ten times as long (arXiv 2106.09685, appendix D).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Literal
 from understudy.errors import InvalidRequest
 from understudy.schemas import Hyperparameters
 
-__all__ = ["VALIDATIONS", "Plan", "Shape", "micro_batch", "resolve"]
+__all__ = ["VALIDATIONS", "Plan", "Precision", "Shape", "micro_batch", "resolve"]
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 VALIDATIONS = 10
 """How often a training looks at the validation rows, spread evenly; the last look is after the last step."""
@@ -28,22 +31,29 @@ SCRATCH_STEPS = 400
 
 WARMUP = 0.1
 WEIGHT_DECAY = 0.01
+LORA_FACTOR, LORA_MOST = 10.0, 1e-3
+"""How much faster adapters learn than all weights, and the rate above which nothing does."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model a plan depends on. `scratch`: its weights are random."""
+    """What of a model a plan depends on. `scratch`: its weights are random. `lora`: only adapters are trained."""
 
     architecture: str
     parameters: int
     width: int
     layers: int
     scratch: bool
+    lora: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`batch_size` counts the examples of one optimiser step, whatever number of views each of them has."""
+    """`batch_size` counts the examples of one optimiser step, whatever number of views each of them has.
+
+    `patience` is in validations, None where a training goes to its end. What `precision` `auto` becomes depends on the
+    device, which is not known here (`trainer.training_arguments`).
+    """
 
     steps: int
     batch_size: int
@@ -51,6 +61,8 @@ class Plan:
     schedule: Literal["cosine", "linear"]
     warmup_steps: int
     weight_decay: float
+    patience: int | None = None
+    precision: Precision = "auto"
 
     @property
     def validate_every(self) -> int:
@@ -70,6 +82,8 @@ def resolve(asked: Hyperparameters, *, rows: int, shape: Shape) -> Plan:
         schedule="cosine" if shape.scratch else "linear",
         warmup_steps=math.ceil(WARMUP * steps),
         weight_decay=WEIGHT_DECAY,
+        patience=asked.patience,
+        precision=asked.precision,
     )
 
 
@@ -85,6 +99,11 @@ def _steps(asked: Hyperparameters, rows: int, batch: int, scratch: bool) -> int:
 
 
 def _learning_rate(shape: Shape) -> float:
+    rate = _full_rate(shape)
+    return min(LORA_FACTOR * rate, max(LORA_MOST, rate)) if shape.lora else rate
+
+
+def _full_rate(shape: Shape) -> float:
     if shape.scratch:
         # 3e-3 was best for one layer of width 64 and 1e-3 for two of 128, on the docstring data.
         return min(3e-3, 0.19 / (shape.width * math.sqrt(shape.layers)))

@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
+
 from understudy.artifacts import ArtifactStore
 from understudy.data.parquet import read_annotated, read_examples
+from understudy.environment import Environment
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
 from understudy.models.forms import SEPARATORS
@@ -47,10 +51,19 @@ def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tra
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system takes back from a process that dies."""
+    """Hold the folder's lock, which the system takes back from a process that dies.
+
+    Of several processes that share one training, as a launcher starts them, the first holds it for all.
+    """
+    together = PartialState() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
     with open(out / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if together is None or together.is_main_process:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if together is not None:
+            together.wait_for_everyone()
         yield
+        if together is not None:
+            together.wait_for_everyone()
 
 
 def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> TrainResult:
@@ -66,8 +79,7 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
     # Of all rows that any arm may read, so that every arm takes the same number of steps.
     plan = resolve(spec.hyperparameters, rows=len(labelled) + len(sure), shape=_shape(spec, adapter))
-    _claim(spec, out)
-    stopwatch = Stopwatch(spec.max_seconds)
+    stopwatch = Stopwatch(spec.max_seconds, spec.stop_after)
     trainer = DistillationTrainer(
         model=adapter.model,
         args=training_arguments(plan, out / "checkpoints", seed=spec.seed, parameters=adapter.model.num_parameters()),
@@ -78,8 +90,12 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         validate=lambda: validate(adapter, held_out),
         emit=emit,
         stopwatch=stopwatch,
+        patience=plan.patience,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
+    if trainer.is_world_process_zero():
+        _claim(spec, out)
+    trainer.accelerator.wait_for_everyone()
+    trainer.resume(last_checkpoint(out / "checkpoints"))
     result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch)
     result = result.model_copy(update={"teacher_labelled": len(rows) - len(labelled), "unsure": unsure})
     if trainer.is_world_process_zero():
@@ -186,7 +202,14 @@ def _result(
         without_words=_lacking(instances, recipe),
         without_distribution=sum(not one.distribution for one in instances) if recipe.reads("distribution") else 0,
         truncated=sum(one.label.truncated > 0 for one in instances),
+        environment=_environment(trainer),
     )
+
+
+def _environment(trainer: DistillationTrainer) -> Environment:
+    device = trainer.args.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Environment.here(threads=torch.get_num_threads(), device=name, processes=trainer.args.world_size)
 
 
 def _lacking(instances: Sequence[Instance], recipe: Recipe) -> int:

@@ -2,7 +2,8 @@
 
 It differs from its base class in this: the loss is the objective's, summed over examples and divided by the number of
 examples of the whole optimisation step; the examples of a step are alike in length; validation asks the model for
-answers; a loss that is not finite ends the training. Knows nothing of recipes, files or templates.
+answers; a loss that is not finite ends the training; one that had ended is not trained on. Knows nothing of recipes,
+files or templates.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState, TrainerState
 
-from understudy.errors import ModelError
+from understudy.errors import InvalidRequest, ModelError
 from understudy.models.likelihood import IGNORE
 from understudy.training.collate import Tensors
 from understudy.training.objective import Objective
-from understudy.training.plan import Plan, micro_batch
+from understudy.training.plan import Plan, Precision, micro_batch
 from understudy.training.sampler import LengthBuckets
 from understudy.training.spec import TrainEvent
 from understudy.training.validation import Validation
@@ -38,22 +40,29 @@ _FROM_BF16 = 50_000_000
 class Stopwatch(TrainerCallback, ExportableState):
     """Seconds and tokens over all runs of a training that was interrupted; kept in its checkpoints.
 
-    After `limit` seconds it ends the training at the step that is reached, with a last validation.
+    After `limit` seconds, or `stop_after` steps, it ends the training at the step that is reached, with a last
+    validation.
     """
 
-    def __init__(self, limit: float | None = None) -> None:
+    def __init__(self, limit: float | None = None, stop_after: int | None = None) -> None:
         self.limit = limit
+        self.stop_after = stop_after
         self.before = 0.0
         self.tokens: Any = 0  # a tensor while it grows, so that no step waits for it
         self.started: float | None = None
 
     def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-        kept = state.stateful_callbacks["Stopwatch"]["attributes"]  # a fresh state has zeros here
-        self.before, self.tokens = kept["seconds"], kept.get("tokens", 0)
+        self.read(state)
         self.started = time.monotonic()
 
-    def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
-        if self.limit is not None and self.seconds >= self.limit:
+    def read(self, state: TrainerState) -> None:
+        """Go on from what a checkpoint says; a fresh state has zeros there."""
+        kept = state.stateful_callbacks["Stopwatch"]["attributes"]
+        self.before, self.tokens = kept["seconds"], kept.get("tokens", 0)
+
+    def on_step_end(self, _: Any, state: Any, control: Any, **___: Any) -> None:
+        late = self.limit is not None and self.seconds >= self.limit
+        if late or (self.stop_after is not None and state.global_step >= self.stop_after):
             control.should_training_stop = control.should_evaluate = control.should_save = True
 
     @property
@@ -64,12 +73,21 @@ class Stopwatch(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"seconds": self.seconds, "tokens": int(self.tokens)}}
 
 
+class _Patience(EarlyStoppingCallback):
+    """transformers' own, which counts on where an interrupted training had stopped."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        super().on_train_begin(args, state, control, **more)
+        kept = state.stateful_callbacks[type(self).__name__]["attributes"]
+        self.early_stopping_patience_counter = kept["early_stopping_patience_counter"]
+
+
 class _Events(TrainerCallback):
     def __init__(self, emit: Callable[[TrainEvent], None]) -> None:
         self.emit = emit
 
     def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, float], **___: Any) -> None:
-        if "loss" in logs or "eval_accuracy" in logs:
+        if state.is_world_process_zero and ("loss" in logs or "eval_accuracy" in logs):
             self.emit(
                 TrainEvent(
                     step=state.global_step,
@@ -81,7 +99,10 @@ class _Events(TrainerCallback):
 
 
 class DistillationTrainer(Trainer):
-    """`validate` answers how good the model is now; it is called about ten times and the best checkpoint is kept."""
+    """`validate` answers how good the model is now; it is called about ten times and the best checkpoint is kept.
+
+    After `patience` validations that were not better than the best before them the training ends.
+    """
 
     loss_is_scaled_for_ga = True  # by the number of examples of the step, see compute_loss
 
@@ -92,14 +113,26 @@ class DistillationTrainer(Trainer):
         validate: Callable[[], Validation],
         emit: Callable[[TrainEvent], None],
         stopwatch: Stopwatch,
+        patience: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(callbacks=[stopwatch, _Events(emit)], **kwargs)
+        patient = [_Patience(patience)] if patience is not None else []
+        super().__init__(callbacks=[stopwatch, _Events(emit), *patient], **kwargs)
         self.objective = objective
         self.stopwatch = stopwatch
         self.validate = validate
         self.model_accepts_loss_kwargs = False  # the model never computes a loss
         self.remove_callback(PrinterCallback)
+
+    def resume(self, checkpoint: str | None) -> None:
+        """Train, on from a checkpoint where there is one; of a training that had ended only the best step is loaded."""
+        state = TrainerState.load_from_json(f"{checkpoint}/{TRAINER_STATE_NAME}") if checkpoint else None
+        if state is None or not state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            self.train(resume_from_checkpoint=checkpoint)
+            return
+        self.state = state
+        self.stopwatch.read(state)
+        self._load_best_model()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Tensors], num_batches: int, device: torch.device
@@ -161,7 +194,8 @@ def _tokens(batch: Tensors) -> Tensor:
 
 
 def training_arguments(plan: Plan, out: Path, *, seed: int, parameters: int) -> TrainingArguments:
-    """The plan in transformers' words."""
+    """The plan in transformers' words. Raises InvalidRequest for a precision that this machine does not compute in."""
+    bfloat16 = _computes_in_bfloat16(plan.precision, parameters)
     arguments = TrainingArguments(
         output_dir=str(out),
         seed=seed,
@@ -181,19 +215,32 @@ def training_arguments(plan: Plan, out: Path, *, seed: int, parameters: int) -> 
         greater_is_better=True,
         logging_steps=max(1, plan.steps // _LOG_EVENTS),
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen, see DistillationTrainer.log
-        bf16=parameters >= _FROM_BF16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        bf16=bfloat16,
+        use_cpu=bfloat16 and not torch.cuda.is_available(),
         report_to="none",
         log_level="error",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    # One process drives one device; for several, `torchrun` starts as many processes, and the batch is shared by them.
+    arguments.mixed_precision = "bf16" if bfloat16 else "no"  # whatever a launcher's environment says
+    # One process drives one device; for several, a launcher starts as many, and the batch is shared by them.
     arguments._n_gpu = min(1, arguments.n_gpu)
     size = micro_batch(plan.batch_size, parameters, arguments.world_size)
     arguments.per_device_train_batch_size = size
     arguments.gradient_accumulation_steps = plan.batch_size // (size * arguments.world_size)
     return arguments
+
+
+def _computes_in_bfloat16(asked: Precision, parameters: int) -> bool:
+    """Weights stay float32: products are rounded, sums and updates are not (mixed precision, arXiv 1905.12322)."""
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if asked == "bfloat16" and torch.cuda.is_available() and not able:
+        raise InvalidRequest(
+            f"{torch.cuda.get_device_name()} does not compute in bfloat16: choose float32",
+            param="hyperparameters.precision",
+        )
+    return asked == "bfloat16" or (asked == "auto" and parameters >= _FROM_BF16 and able)
 
 
 def last_checkpoint(folder: Path) -> str | None:
