@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,17 @@ import pytest
 
 from understudy import jobs
 from understudy.client import OrchestratorClient
-from understudy.errors import StageFailed, Unavailable
-from understudy.jobs import cancelled_by_interrupt, model_reference, watch
+from understudy.errors import StageFailed, Unavailable, UnderstudyError
+from understudy.jobs import (
+    cancelled_by_interrupt,
+    distillation_job,
+    dry_run_lines,
+    model_reference,
+    submit,
+    try_out,
+    watch,
+)
+from understudy.schemas import DistillationSpec
 from understudy.testing import tiny_classifier
 
 
@@ -70,5 +80,125 @@ def test_a_models_folder_is_named_by_its_whole_path_and_other_names_stay(
     (tmp_path / "production").mkdir()  # no model: the alias of that name is meant
     monkeypatch.chdir(tmp_path)
     assert model_reference("mine") == str(tmp_path / "mine")
-    for name in ("production", "google/flan-t5-small", "scratch:bert-1x32", "model-0123"):
+    for name in ("production", "google/flan-t5-small", "scratch:bert-1x32", "model-0123", "cut:2", "cut:2@production"):
         assert model_reference(name) == name
+    assert model_reference("cut:2@mine") == f"cut:2@{tmp_path / 'mine'}"
+
+
+def test_what_is_left_to_the_service_is_not_in_the_job() -> None:
+    method = distillation_job("student", "teacher", recipe=["auto"], min_probability=None)["method"]
+    assert method["type"] == "distillation"
+    assert method["distillation"] == {
+        "teacher": {"model": "teacher", "finetune": False},
+        "recipe": ["auto"],
+        "attribution": {"method": "saliency", "settings": {}, "top_k": 5},
+        "seeds": [0],
+        "search": "auto",
+    }
+
+
+def test_every_option_of_a_job_finds_its_field() -> None:
+    body = distillation_job(
+        "cut:2",
+        "teacher",
+        finetune_teacher=True,
+        attribution="integrated_gradients:n_steps=20",
+        top_k=8,
+        seeds=2,
+        search=False,
+        max_steps=50,
+        patience=3,
+        lora=4,
+        sizes="100, 300",
+        budget_seconds=60.0,
+        budget_teacher_tokens=1000,
+        min_probability=0.8,
+        alias="mine",
+    )
+    spec = DistillationSpec.model_validate(body["method"]["distillation"])
+    assert (spec.attribution.method, spec.attribution.settings, spec.attribution.top_k) == (
+        "integrated_gradients",
+        {"n_steps": 20},
+        8,
+    )
+    assert (spec.sizes, spec.seeds, spec.search, spec.min_probability) == ((100, 300), (0, 1), "off", 0.8)
+    assert spec.lora is not None
+    assert spec.budget is not None
+    assert (spec.lora.rank, spec.budget.seconds, spec.budget.teacher_tokens) == (4, 60, 1000)
+    assert (spec.hyperparameters.max_steps, spec.hyperparameters.patience, spec.alias) == (50, 3, "mine")
+    assert spec.teacher.finetune
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "words"),
+    [
+        ({"sizes": "100;300"}, "sizes", "100,300,1000"),
+        ({"attribution": "salience"}, "attribution.method", "saliency"),
+        ({"attribution": "integrated_gradients:n_steps"}, "attribution.method", "setting=value"),
+        ({"attribution": "integrated_gradients:steps=3"}, "attribution.method", "n_steps"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_named_by_its_field(options: dict[str, Any], param: str, words: str) -> None:
+    with pytest.raises(UnderstudyError) as caught:
+        distillation_job("student", "teacher", **options)
+    assert caught.value.param == f"method.distillation.{param}"
+    assert words in caught.value.message
+
+
+FOUND = {
+    "rows": {"train": 1000, "validation": 10, "test": 20, "unlabelled": 50, "rejected": 2},
+    "rejected_rows": {"count": 2, "data": [{"split": "unlabelled", "line": 7, "reason": "input is empty"}]},
+    "task": {"kind": "classification", "labels": ["bad", "good"]},
+    "student": {"model": "s", "tokens": 12345, "longest": 600, "window": 512, "truncated_share": 0.021},
+    "teacher": None,
+    "arms": [{"name": "finetune", "candidate": True}, {"name": "x+random_rationale", "candidate": False}],
+    "searches": True,
+    "estimate": {
+        "runs": 7,
+        "steps_per_run": 400,
+        "search_runs": 10,
+        "search_steps_per_run": 100,
+        "teacher_examples": 1050,
+        "teacher_calls": 34,
+        "seconds": None,
+        "disk_bytes": 12_000_000,
+        "unknown": ["seconds of train: no earlier job here did the same"],
+    },
+}
+
+
+def test_a_dry_run_is_told_in_sentences_and_its_warnings_last() -> None:
+    lines = dry_run_lines(FOUND)
+    told = dict(lines)
+    assert told["rows"] == "1,000 train · 10 validation · 20 test · 50 unlabelled"
+    assert told["search"].startswith("10 candidates, 100 steps each")
+    assert told["training"] == "at most 7 trainings, 400 steps each"
+    assert told["explaining"] == "1,050 texts in 34 requests"
+    assert (told["recipes"], told["disk"]) == ("finetune", "about 12 MB")
+    assert "teacher" not in told
+    assert "time" not in told
+    assert [line for name, line in lines if name == "!"] == [line for _, line in lines[-3:]]
+    warnings = " / ".join(line for _, line in lines[-3:])
+    for words in ("2 rows would be set aside; the first is line 7 of unlabelled", "2.1% of the rows", "no earlier job"):
+        assert words in warnings
+
+
+def test_files_become_ids_where_the_job_has_their_fields(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={"id": f"id-{len(sent)}"})
+
+    client = OrchestratorClient("http://orchestrator", transport=httpx.MockTransport(answer))
+    files = dict.fromkeys(["training_file", "test_file", "unlabelled_file"], tmp_path / "rows.jsonl")
+    job = distillation_job("s", "t", recipe=["auto"])
+    assert submit(client, files, job) == "id-4"
+    body = json.loads(sent[-1].content)
+    assert body["training_file"] == "id-1"
+    assert body["method"]["distillation"]["test_file"] == "id-2"
+    assert body["method"]["distillation"]["unlabelled_file"] == "id-3"
+    assert "test_file" not in job["method"]["distillation"]
+    try_out(client, {"training_file": tmp_path / "rows.jsonl"}, job)
+    assert sent[-1].url.params["dry_run"] == "true"

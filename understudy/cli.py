@@ -21,7 +21,15 @@ from understudy import quickstart as loop
 from understudy.client import OrchestratorClient
 from understudy.display import PhaseBars, report_view
 from understudy.errors import UnderstudyError
-from understudy.jobs import cancelled_by_interrupt, distillation_job, local_file, model_reference, submit, watch
+from understudy.jobs import (
+    cancelled_by_interrupt,
+    distillation_job,
+    dry_run_lines,
+    local_files,
+    submit,
+    try_out,
+    watch,
+)
 from understudy.stack import Stack, StackConfig
 
 __all__ = ["app", "main"]
@@ -33,10 +41,19 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "validation_file": "--validation",
         "method.distillation.test_file": "--test",
         "method.distillation.teacher.model": "--teacher, --finetune-teacher",
+        "method.distillation.unlabelled_file": "--unlabelled",
+        "method.distillation.min_probability": "--min-probability",
         "method.distillation.recipe": "--recipe",
-        "method.distillation.attribution.method": "--method",
+        "method.distillation.attribution.method": "--attribution",
+        "method.distillation.attribution.settings": "--attribution",
         "method.distillation.attribution.top_k": "--top-k",
         "method.distillation.hyperparameters.max_steps": "--max-steps",
+        "method.distillation.hyperparameters.patience": "--patience",
+        "method.distillation.sizes": "--sizes",
+        "method.distillation.lora.rank": "--lora",
+        "method.distillation.budget": "--budget-seconds, --budget-teacher-tokens",
+        "method.distillation.budget.seconds": "--budget-seconds",
+        "method.distillation.budget.teacher_tokens": "--budget-teacher-tokens",
         "method.distillation.template": "--template",
         "method.distillation.alias": "--alias",
     }
@@ -101,37 +118,49 @@ def up(
 def distill(
     file: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet with input and output; or hf:NAME from the hub.")],
     teacher: Annotated[str, typer.Option(help="A hub name, a folder, an artifact id, or a fresh scratch:bert-2x128.")],
-    student: Annotated[str, typer.Option(help="The same choices; a fresh model is scratch:bert-1x64, say.")],
+    student: Annotated[str, typer.Option(help="The same, or scratch:bert-1x64, or cut:2, two layers of the teacher.")],
     validation: Annotated[str | None, typer.Option(help="Held-out rows that choose; else a tenth of FILE.")] = None,
     test: Annotated[str | None, typer.Option(help="Held-out rows that the report uses; else a fifth of FILE.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="Rows without an output, which the teacher labels.")] = None,
+    min_probability: Annotated[
+        float | None, typer.Option(min=0, max=1, help="How sure of a label the teacher must be: 0.5, unless named.")
+    ] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="May be given several times; auto is all that fit.")] = None,
+    search: Annotated[
+        bool, typer.Option("--search/--no-search", help="Try many recipes shortly first, or train all in full.")
+    ] = True,
     finetune_teacher: Annotated[
         bool, typer.Option("--finetune-teacher", help="Train the teacher on the task first.")
     ] = False,
-    method: Annotated[str, typer.Option(help="The attribution method.")] = "saliency",
+    attribution: Annotated[
+        str, typer.Option("--attribution", "--method", help="As saliency, or integrated_gradients:n_steps=50.")
+    ] = "saliency",
     top_k: Annotated[int, typer.Option(min=1, max=100, help="Words in a rationale.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Training runs of each recipe.")] = 3,
+    sizes: Annotated[str | None, typer.Option(help="Smaller training sets for a learning curve: 100,300,1000.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimisation steps of every student.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="End after so many validations without a better.")] = None,
+    lora: Annotated[int | None, typer.Option(min=1, help="Train low-rank adapters of that rank only.")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(min=1, help="What the job may take.")] = None,
+    budget_teacher_tokens: Annotated[int | None, typer.Option(min=1, help="What the teacher may read.")] = None,
     template: Annotated[str, typer.Option(help="What the models read; holds {input} once.")] = "{input}",
     alias: Annotated[str, typer.Option(help="The name under which the winner is served.")] = "production",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and estimate the cost; train nothing.")] = False,
     url: Annotated[str | None, typer.Option(help="An orchestrator that runs already; else a stack is started.")] = None,
     home: Home = Path(".understudy"),
     keep: Keep = False,
 ) -> None:
     """Distil TEACHER into STUDENT on the rows of FILE, beside honest controls, and print the report."""
-    sources = {"training_file": file, "validation_file": validation, "test_file": test}
-    files = {field: local_file(source, home) for field, source in sources.items() if source}
-    job = distillation_job(
-        student=model_reference(student),
-        teacher={"model": model_reference(teacher), "finetune": finetune_teacher},
-        recipe=recipe or ["auto"],
-        attribution={"method": method, "top_k": top_k},
-        seeds=list(range(seeds)),
-        hyperparameters={"max_steps": max_steps},
-        template=template,
-        alias=alias,
-    )
+    sources = {"training_file": file, "validation_file": validation, "test_file": test, "unlabelled_file": unlabelled}
+    files = local_files(sources, home)
+    options: dict[str, Any] = {"recipe": recipe or ["auto"], "search": search, "min_probability": min_probability}
+    options |= {"finetune_teacher": finetune_teacher, "attribution": attribution, "top_k": top_k}
+    options |= {"seeds": seeds, "sizes": sizes, "max_steps": max_steps, "patience": patience, "lora": lora}
+    options |= {"budget_seconds": budget_seconds, "budget_teacher_tokens": budget_teacher_tokens}
+    job = distillation_job(student, teacher, template=template, alias=alias, **options)
     with _address(url, home) as (address, stack):
+        if dry_run:
+            return _try_out(address, files, job)
         _distill(address, stack, files, job, home)
         if stack:
             _hold(stack, keep)
@@ -195,6 +224,14 @@ def _named_as_options() -> Iterator[None]:
         field = (error.param or "").partition(".")[0]
         error.param = OPTIONS_OF_FIELDS.get(field) or (f"--{field.replace('_', '-')}" if field else None)
         raise
+
+
+def _try_out(address: str, files: dict[str, Path], job: dict[str, Any]) -> None:
+    with OrchestratorClient(address) as client:
+        found = try_out(client, files, job)
+    for name, line in dry_run_lines(found):
+        style = ("[yellow]", "[/]") if name == "!" else ("", "")
+        console.print(f"  {style[0]}{name:<11}{escape(line)}{style[1]}", highlight=False, soft_wrap=True)
 
 
 def _distill(address: str, stack: Stack | None, files: dict[str, Path], job: dict[str, Any], home: Path) -> None:
