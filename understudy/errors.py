@@ -19,6 +19,7 @@ the wire catches the same names.
     │   └── BudgetExhausted     a job's budget is spent before it has a model
     ├── Overloaded              the queue is full; try again later
     ├── Unavailable             a service or broker that is needed does not answer
+    ├── DeadlineExceeded        the time that the caller gives, or the service, is over before the answer
     ├── ArtifactCorrupt         stored bytes differ from their manifest
     ├── ModelError              a model was loaded but cannot do what was asked of it
     ├── StageFailed             a stage's child process ended without a result
@@ -36,6 +37,7 @@ __all__ = [
     "ArtifactNotFound",
     "BudgetExhausted",
     "Conflict",
+    "DeadlineExceeded",
     "InternalError",
     "InvalidRequest",
     "KeyReused",
@@ -152,6 +154,11 @@ class Unavailable(UnderstudyError):
     status = 503
     code = "unavailable"
     retryable = True
+
+
+class DeadlineExceeded(UnderstudyError):
+    status = 504
+    code = "deadline_exceeded"
 
 
 class ArtifactCorrupt(UnderstudyError):

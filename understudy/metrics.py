@@ -6,10 +6,12 @@ is counted under its route's template, never as it was sent.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-__all__ = ["Metrics"]
+__all__ = ["BatchMetrics", "Metrics"]
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -51,3 +53,41 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class _Batch(Protocol):
+    """What is counted of a batch that has run: `understudy.batching.BatchFacts`."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def padded(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class BatchMetrics:
+    """Counts each batch that has run; the model's thread calls it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        shares = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+        seconds = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+        self._size = Histogram("understudy_batch_examples", "Examples of a batch", buckets=sizes, registry=registry)
+        self._padding = Histogram(
+            "understudy_batch_padding_share", "Padding among a batch's tokens", buckets=shares, registry=registry
+        )
+        self._seconds = Histogram(
+            "understudy_batch_seconds", "Time that a batch takes", buckets=seconds, registry=registry
+        )
+        self._examples = Counter("understudy_examples", "Examples that the model worked on", registry=registry)
+        self._tokens = Counter("understudy_tokens", "Their tokens, without padding", registry=registry)
+
+    def __call__(self, facts: _Batch) -> None:
+        self._size.observe(facts.size)
+        self._padding.observe(1 - facts.tokens / max(1, facts.padded))
+        self._seconds.observe(facts.seconds)
+        self._examples.inc(facts.size)
+        self._tokens.inc(facts.tokens)

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from understudy.guarded import GuardedSettings, listed
 
 __all__ = ["PREFIX", "Settings"]
 
 PREFIX = "UNDERSTUDY_TEACHER"
 
 
-class Settings(BaseSettings):
+class Settings(GuardedSettings):
     """Times are in seconds, sizes in bytes. Lists are JSON, or separated by commas."""
 
     model_config = SettingsConfigDict(env_prefix=f"{PREFIX}_", extra="ignore", frozen=True, populate_by_name=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8001, ge=0, le=65535)
-    api_keys: Annotated[tuple[str, ...], NoDecode] = Field(default=(), repr=False)
-    """Requests bring one of them (`Authorization: Bearer <key>`). Each as it is, or as `sha256:<hex>` of it."""
-    api_keys_file: Path | None = None
-    """A file with more keys, one a line."""
-    allow_anonymous: bool = False
-    """Without a key, the service listens on this machine's own addresses only, unless this is set."""
-    drain_seconds: float = Field(default=5.0, ge=0)
-    """How long after SIGTERM new requests are still answered, so that a balancer has time to notice."""
 
     artifacts: str = Field(
         default=str(Path(".understudy") / "artifacts"),
@@ -73,19 +66,7 @@ class Settings(BaseSettings):
     """Steps or samples of a method that averages over many."""
     max_body_bytes: int = Field(default=32 * 1024**2, ge=1)
 
-    @field_validator("allowed_models", "api_keys", mode="before")
+    @field_validator("allowed_models", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return (
-            json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
-        )
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """All keys, those of the file too. Raises OSError where the file cannot be read."""
-        if self.api_keys_file is None:
-            return self.api_keys
-        lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
-        return (*self.api_keys, *(line.strip() for line in lines if line.strip()))
+    def _listed_models(cls, value: Any) -> Any:
+        return listed(value)
