@@ -198,7 +198,8 @@ def _warnings(found: Mapping[str, Any]) -> list[str]:
     if rejected["count"]:
         first = rejected["data"][0]
         where = f"line {first['line']} of {first['split']}: {first['reason']}"
-        warnings.append(f"{rejected['count']:,} rows would be set aside; the first is {where}")
+        rows = "1 row" if rejected["count"] == 1 else f"{rejected['count']:,} rows"
+        warnings.append(f"{rows} would be set aside; the first is {where}")
     for who in ("student", "teacher"):
         if found[who] and found[who]["truncated_share"]:
             cut = f"{found[who]['truncated_share']:.1%} of the rows are longer than the {who}'s window"

@@ -53,7 +53,7 @@ def expect(context: Context, job: Job, rows: Rows, arms: tuple[Arm, ...]) -> Est
     disk = _disk(context, job, runs)
     known = [value for value in seconds.values() if value is not None]
     missing = [phase for phase, value in seconds.items() if value is None]
-    unknown = [f"seconds of {phase}: no earlier job here did the same" for phase in missing]
+    unknown = [f"seconds of {', '.join(missing)}: no earlier job here did the same"] if missing else []
     if disk is None:
         unknown.append(f"disk_bytes: no earlier job here trained '{job.model}'")
     return Estimate(

@@ -56,7 +56,7 @@ def test_it_says_what_a_job_would_find_and_makes_none(server: Server, rows: Any)
     assert (estimate["runs"], estimate["steps_per_run"], estimate["teacher_examples"]) == (2, 400, train)
     assert estimate["teacher_calls"] == -(-train // 32)
     assert (estimate["seconds"], estimate["disk_bytes"], found["teacher"]) == (None, None, None)
-    assert any("seconds of train" in reason for reason in estimate["unknown"])
+    assert "seconds of validate, preflight, annotate, train, evaluate, publish: no earlier" in estimate["unknown"][0]
     assert any("teacher tokens" in reason for reason in estimate["unknown"])
     assert server.http.get("/v1/fine_tuning/jobs").json()["data"] == []
 
