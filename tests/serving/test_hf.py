@@ -21,7 +21,8 @@ from understudy.serving.hf import HFEngine
 from understudy.testing import LABELS, SENTENCES, tiny_classifier, tiny_seq2seq
 
 Get = Callable[[str], HFEngine]
-ENGINES = ("gate", "mean", "hub", "written", "choice", "decoder")
+FORMS = ("label_then_rationale", "rationale_then_label")
+ENGINES = ("gate", "mean", "hub", "written", "choice", "decoder", "gated", *FORMS)
 TORTURE = (
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 a family \U0001f1e9\U0001f1ea flag",
     "e\u0301clair cafe\u0301 \ufb01ne \u2168 \uff34\uff25\uff38\uff34",

@@ -47,8 +47,8 @@ def attribute(
     """Score the words of each example for its target, in the caller's order.
 
     `field` is what errors call the examples. Raises UnknownName, InvalidRequest for a target that is missing or
-    impossible and for settings that the method does not have, and ModelError where the model's numbers are not finite
-    or one example alone does not fit into the device's memory.
+    impossible, for settings that the method does not have and for a model that answers from reasons it has written, and
+    ModelError where the model's numbers are not finite or one example alone does not fit into the device's memory.
     """
     asked = options or AttributionOptions()
     method = make_method(asked.method, asked.settings)
@@ -56,6 +56,12 @@ def attribute(
         raise InvalidRequest(
             f"the method '{asked.method}' has no rows for the tokens of an answer: choose another, such as saliency",
             param="rows",
+        )
+    if adapter.form == "rationale_then_label":
+        raise InvalidRequest(
+            "this model writes its reasons and reads its answer from them: no map of the input alone explains that "
+            "answer. Ask it for predictions with reasons, or explain a model that writes its label first",
+            param="model",
         )
     adapter = adapter.with_template(asked.template)
     texts = [example.input for example in examples]

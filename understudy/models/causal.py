@@ -30,7 +30,7 @@ from understudy.models.likelihood import (
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, Template, bounded_target, clean, fitting, own_texts, pad, tokenize
-from understudy.models.writer import MAX_ANSWER, Target, Writer
+from understudy.models.writer import Target, Writer
 from understudy.schemas import TaskSpec
 
 __all__ = ["CausalAdapter", "prompt_template", "target_ids"]
@@ -166,14 +166,12 @@ class CausalAdapter(Writer):
         return found
 
     @torch.inference_mode()
-    def write(
-        self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
-    ) -> list[Written]:
-        max_new_tokens = min(max_new_tokens, self.max_tokens // 2)
-        begins = [self.written_ids(text, ended=False) if text else [] for text in begun or [""] * len(encoded)]
+    def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
+        """Half of the window that a beginning leaves belongs to the text, as much as is needed of the other is new."""
+        window = self.max_tokens - len(begins[0])
+        max_new_tokens = min(max_new_tokens, window // 2)
         rows = [
-            self._begun(row.cut(self.max_tokens - max_new_tokens - len(begin)), begin)
-            for row, begin in zip(encoded, begins, strict=True)
+            self._begun(row.cut(window - max_new_tokens), begin) for row, begin in zip(encoded, begins, strict=True)
         ]
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,

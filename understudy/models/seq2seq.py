@@ -27,7 +27,7 @@ from understudy.models.likelihood import (
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, bounded_target, clean, fitting, own_texts, pad
-from understudy.models.writer import MAX_ANSWER, Target, Writer
+from understudy.models.writer import Target, Writer
 
 __all__ = ["Seq2SeqAdapter"]
 
@@ -152,20 +152,7 @@ class Seq2SeqAdapter(Writer):
         return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
 
     @torch.inference_mode()
-    def write(
-        self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
-    ) -> list[Written]:
-        begins = [self.written_ids(text, ended=False) if text else [] for text in begun or [""] * len(encoded)]
-        found: dict[int, Written] = {}
-        # Decoders have no padding on the left: what shares a batch begins with as many tokens.
-        for length in sorted(set(map(len, begins))):
-            places = [i for i, begin in enumerate(begins) if len(begin) == length]
-            written = self._write([encoded[i] for i in places], [begins[i] for i in places], max_new_tokens)
-            found |= zip(places, written, strict=True)
-        return [found[i] for i in range(len(encoded))]
-
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
-        """The same behind beginnings of equal length."""
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,

@@ -45,10 +45,21 @@ class Writer(Adapter):
         """The log-probability of each text's targets. Raises ModelError for a target longer than the window."""
 
     @abstractmethod
+    def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
+        """What the model writes greedily behind beginnings of equally many tokens, which may be none."""
+
     def write(
         self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
     ) -> list[Written]:
         """What the model writes greedily, or how it goes on behind texts that it is taken to have `begun` with."""
+        begins = [self.written_ids(text, ended=False) if text else [] for text in begun or [""] * len(encoded)]
+        found: dict[int, Written] = {}
+        # A decoder has no padding between what was begun and what it writes: a batch begins with as many tokens.
+        for length in sorted(set(map(len, begins))):
+            places = [i for i, begin in enumerate(begins) if len(begin) == length]
+            written = self._write([encoded[i] for i in places], [begins[i] for i in places], max_new_tokens)
+            found |= zip(places, written, strict=True)
+        return [found[i] for i in range(len(encoded))]
 
     def generate(
         self, texts: Sequence[str], max_new_tokens: int = MAX_ANSWER, template: str | None = None
