@@ -27,6 +27,8 @@ __all__ = ["trim", "trim_for"]
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "▁"
+_SHARE = 0.25
+"""Single characters are all kept where they take no more of the vocabulary than this: Chinese has thousands."""
 _CARRIED = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
 
 Closure = Callable[[str], Iterable[str]]
@@ -52,10 +54,11 @@ def trim(
 ) -> tuple[PreTrainedTokenizerFast, list[int]]:
     """A tokenizer of at most `size` tokens, and the old id of each new one: `kept[new] == old`.
 
-    Kept are, as far as they fit: added and special tokens, those with an id in `ids`, bytes and the characters that
-    occur (these always); then the tokens of the texts in `must`, then those of `texts`, the most frequent first; then
-    what the tokenizer itself ranks highest. Raises InvalidRequest where `size` is less than what is always kept, and
-    ModelError for a kind of tokenizer that cannot be trimmed.
+    Kept are, as far as they fit: added and special tokens, those with an id in `ids`, bytes, and ASCII and the
+    characters that occur (these always, and all single characters where they are few); then the tokens of the texts in
+    `must`, then those of `texts`, the most frequent first; then what the tokenizer itself ranks highest. Raises
+    InvalidRequest where `size` is less than what is always kept, and ModelError for a kind of tokenizer that cannot be
+    trimmed.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model = state["model"]
@@ -69,10 +72,10 @@ def trim(
     names = {number: name for name, number in (pieces | added).items()}
     seen = [names[number] for number in dict.fromkeys(ranked)]
     closure = _merged_from(model, pieces) if model["type"] == "BPE" else _alone
-    kept = {name for number in ids if (name := names.get(number))} | set(added)
-    letters = _letters(state, seen)
-    kept |= {name for name in pieces if _is_needed(name, letters, model)}
-    kept |= {part for name in kept if name in pieces for part in closure(name)}
+    alphabet = [name for name in pieces if _is_letter(name, model)]
+    kept = {name for number in ids if (name := names.get(number)) and name not in added}
+    kept |= {part for name in kept for part in closure(name)} | set(added)
+    kept |= set(alphabet) if len(alphabet) <= _SHARE * size else _occurring(alphabet, seen, state)
     if model.get("unk_token") in pieces:
         kept.add(model["unk_token"])
     if model["type"] == "Unigram" and model["unk_id"] is not None:
@@ -82,7 +85,7 @@ def trim(
             f"a vocabulary of {size} is too small: special tokens and single characters alone are {len(kept)}",
             param="model",
         )
-    for name in (*seen, *_by_rank(model, pieces)):
+    for name in (*seen, *alphabet, *_by_rank(model, pieces)):
         more = {name, *closure(name)} - kept
         if len(kept) + len(more) <= size:
             kept |= more
@@ -111,18 +114,22 @@ def _by_rank(model: dict[str, Any], pieces: dict[str, int]) -> list[str]:
     return sorted(pieces, key=pieces.__getitem__)
 
 
-def _letters(state: dict[str, Any], seen: Sequence[str]) -> set[str] | None:
-    """The characters that have to be pieces of their own; None for all, where they stand for bytes."""
+def _is_letter(name: str, model: dict[str, Any]) -> bool:
+    """Whether a piece is a byte or a single character."""
+    return bool(_BYTE.fullmatch(name)) or len(_bare(name, model)) == 1
+
+
+def _bare(name: str, model: dict[str, Any]) -> str:
+    """A piece without the mark that it goes on a word."""
+    return name.removeprefix(model.get("continuing_subword_prefix") or "")
+
+
+def _occurring(alphabet: Sequence[str], seen: Sequence[str], state: dict[str, Any]) -> set[str]:
+    """Bytes, ASCII and the characters of the tokens that are used; all where characters stand for bytes."""
     if '"ByteLevel"' in json.dumps([state["pre_tokenizer"], state["normalizer"]]):
-        return None
-    return {*string.ascii_letters, *string.digits, *string.punctuation, _SPACE, *"".join(seen)}
-
-
-def _is_needed(name: str, letters: set[str] | None, model: dict[str, Any]) -> bool:
-    if _BYTE.fullmatch(name):
-        return True
-    alone = name.removeprefix(model.get("continuing_subword_prefix") or "")
-    return len(alone) == 1 and (letters is None or alone in letters)
+        return set(alphabet)
+    letters = {*string.ascii_letters, *string.digits, *string.punctuation, _SPACE, *"".join(seen)}
+    return {name for name in alphabet if _BYTE.fullmatch(name) or _bare(name, state["model"]) in letters}
 
 
 def _alone(_: str) -> Iterator[str]:
