@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from understudy.attribution.terminal import bracketed, marked
-from understudy.evaluation.report import Comparison, RationaleHits, Report
+from understudy.evaluation.report import Comparison, RationaleHits, Report, duration
 from understudy.schemas import Prediction
 
 __all__ = ["PhaseBars", "prediction_view", "report_view"]
@@ -72,13 +72,16 @@ class PhaseBars:
 
 
 def report_view(report: Report) -> RenderableType:
-    """Every arm with its accuracy, interval, size and latency; then the verdicts, what was published, the caveats."""
+    """Every arm with its accuracy, interval, size and latency; then the verdicts, the learning curve if there is one,
+    what was published and the caveats. The page has what is behind them.
+    """
     rows = report.rows
     facts = f"{rows.train:,} train · {rows.validation:,} validation · {rows.test:,} test rows"
     return Group(
         _bullet(facts, " "),
         _arms(report),
         *(_verdict(comparison) for comparison in report.comparisons),
+        *([_curve(report)] if report.curve else []),
         Text(),
         _bullet(report.published.why, "→", "bold"),
         *(_bullet(note, "·", "dim") for note in [*_notes(report), *report.caveats]),
@@ -125,6 +128,19 @@ def _arms(report: Report) -> Table:
     return table
 
 
+def _curve(report: Report) -> Table:
+    """Accuracy of the candidates over the number of labelled rows; the page has the intervals and the controls."""
+    sizes = sorted({one.size for one in report.curve})
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=True)
+    table.add_column("accuracy % with", min_width=24)
+    for size in sizes:
+        table.add_column(f"{size:,} rows", justify="right", no_wrap=True)
+    found = {(one.recipe, one.size): _percent(one.accuracy.value) for one in report.curve}
+    for recipe in dict.fromkeys(one.recipe for one in report.curve if one.candidate):
+        table.add_row(recipe.replace("+", " + "), *(found.get((recipe, size), "") for size in sizes))
+    return table
+
+
 def _verdict(comparison: Comparison) -> RenderableType:
     line = Text(comparison.sentence)
     line.highlight_words([comparison.verdict], style=_VERDICT_STYLE[comparison.verdict])
@@ -136,9 +152,29 @@ def _notes(report: Report) -> list[str]:
     rejected = report.rows.rejected
     were = "1 row was" if rejected == 1 else f"{rejected:,} rows were"
     listed = [f"{were} rejected; the job lists each with its line and reason."] if rejected else []
+    listed += [*_searched(report), *_paid(report)]
     if report.rationale is None:
         return [*listed, "ms is the median of single answers."]
     return [*listed, "ms is the median of single answers, the teacher's over HTTP.", _hits(report.rationale)]
+
+
+def _searched(report: Report) -> list[str]:
+    """The candidates of a search in one paragraph, the best first."""
+    ordered = sorted(report.searched, key=lambda one: -one.validation_accuracy)
+    tried = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in ordered if one.kept]
+    dropped = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in ordered if not one.kept]
+    if not tried:
+        return []
+    rest = f"; not trained in full: {', '.join(dropped)}" if dropped else ""
+    return [f"Validation accuracy, %, after a short training: {', '.join(tried)}{rest}."]
+
+
+def _paid(report: Report) -> list[str]:
+    paid = report.cost
+    if paid is None or paid.beyond is None:
+        return []
+    saved = f"; the student's speed repays that after {paid.repaid_after:,} answers" if paid.repaid_after else ""
+    return [f"Distilling took {duration(paid.beyond)} more than fine-tuning one student{saved}."]
 
 
 def _hits(found: RationaleHits) -> str:

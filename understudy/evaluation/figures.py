@@ -28,7 +28,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 # matplotlib knows no style variables: it draws in these colours, which are then put in their place.
 _INKS = {
-    name: f"#{place:06x}" for place, name in enumerate(("ink", "soft", "line", "student", *SERIES), start=0xC0FFE1)
+    name: f"#{place:06x}"
+    for place, name in enumerate(("ink", "soft", "line", "teacher", "student", *SERIES), start=0xC0FFE1)
 }
 
 _PANEL = 2.5  # inches
@@ -70,9 +71,10 @@ def learning_curve(points: Sequence[CurvePoint]) -> str:
         axes.set_xticks([], minor=True)
         axes.set_xlabel("labelled training rows")
         axes.set_ylabel("accuracy on the test split, %")
+        handles, _ = axes.get_legend_handles_labels()
         if any(not one.candidate for one in points):
-            axes.plot([], [], color=_INKS["soft"], linestyle=(0, (2, 2)), linewidth=1.1, label="their controls")
-        figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=_INKS["ink"])
+            handles += axes.plot([], [], color=_INKS["soft"], linestyle=(0, (2, 2)), lw=1.1, label="their controls")
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, labelcolor=_INKS["ink"])
     return drawn[0]
 
 
@@ -86,7 +88,7 @@ def _treated(recipe: str, candidates: Sequence[str]) -> str:
 def reliability(models: Sequence[Calibration]) -> str:
     """For each model the share of right answers over the probability that it gave them, ten bins of equal size."""
     with _figure(_PANEL * len(models) + 0.4, _PANEL + 0.45, "reliability") as (figure, drawn):
-        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        panels = figure.subplots(1, len(models), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.12})[0]
         for axes, model in zip(panels, models, strict=True):
             _axes(axes)
             axes.plot([0, 100], [0, 100], color=_INKS["soft"], linewidth=1, linestyle=(0, (4, 3)))
@@ -98,14 +100,14 @@ def reliability(models: Sequence[Calibration]) -> str:
                     [max(0.0, v - 100 * one.low) for v, one in zip(values, model.bins, strict=True)],
                     [max(0.0, 100 * one.high - v) for v, one in zip(values, model.bins, strict=True)],
                 ],
-                color=_INKS["student"],
+                color=_INKS["teacher" if model.seed is None else "student"],
                 marker="o",
                 markersize=4.5,
                 linewidth=1.4,
                 elinewidth=1,
                 clip_on=False,
             )
-            axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xticks=range(0, 101, 25), yticks=range(0, 101, 25))
+            axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal", xticks=(0, 50, 100), yticks=(0, 50, 100))
             axes.set_title(model.model.replace("+", " + "), color=_INKS["ink"], fontsize=10)
             axes.set_xlabel("probability given, %")
         panels[0].set_ylabel("right, %")

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from understudy.evaluation.compare import MARGIN
 from understudy.evaluation.figures import learning_curve, reliability
-from understudy.evaluation.report import Report, points
+from understudy.evaluation.report import Report, duration, points
 from understudy.schemas import Word
 
 __all__ = ["Axis", "render_html"]
@@ -76,7 +76,7 @@ def _axes(report: Report) -> dict[str, Any]:
     sliced = [cell for one in report.slices for cell in one.cells]
     gaps = [end for one in report.comparisons for end in (one.low, one.high)]
     return {
-        "accuracies": Axis.around([*ends, report.baseline.accuracy], bounds=(0.0, 1.0)),
+        "accuracies": Axis.around(ends, bounds=(0.0, 1.0)),
         "differences": Axis.around([*gaps, -MARGIN, MARGIN]),
         "slice_axis": Axis.around(
             [*(e for s in sliced for e in (s.accuracy.low, s.accuracy.high)), 1.0], bounds=(0.0, 1.0)
@@ -96,7 +96,11 @@ def _page() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "points": points, "count": _count, "pieces": _pieces, "sig": _sig}
-    environment.filters |= {"p_value": _p_value, "duration": _duration, "spans": _spans}
+    environment.filters |= {
+        "p_value": _p_value,
+        "duration": lambda seconds: "not told" if seconds is None else duration(seconds),
+        "spans": _spans,
+    }
     return environment.get_template("report.html.j2")
 
 
@@ -119,16 +123,6 @@ def _sig(number: float) -> str:
 
 def _p_value(p: float | None) -> str:
     return "n/a" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _duration(seconds: float | None) -> str:
-    """Two units at the most: 0.4 s, 21 s, 3 min 20 s, 2 h 5 min."""
-    if seconds is None:
-        return "not told"
-    if abs(seconds) < 60:
-        return f"{seconds:.1f} s" if abs(seconds) < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def _spans(spans: Iterable[tuple[int, int]], text: str) -> list[Word]:

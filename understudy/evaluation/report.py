@@ -40,6 +40,7 @@ __all__ = [
     "SeedRow",
     "TeacherRow",
     "corrected",
+    "duration",
     "points",
 ]
 
@@ -276,3 +277,12 @@ def points(difference: float) -> str:
     """A difference of shares in points, with its sign: 0.021 -> `+2.1`. A true minus, as a reader expects."""
     rounded = round(100 * difference, 1)
     return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
+
+
+def duration(seconds: float) -> str:
+    """Two units at the most: 0.4 s, 21 s, 3 min 20 s, 2 h 5 min."""
+    if abs(seconds) < 59.5:
+        return f"{seconds:.1f} s" if abs(seconds) < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(abs(seconds)), 60)
+    sign = "−" if seconds < 0 else ""
+    return f"{sign}{minutes} min {rest} s" if minutes < 60 else f"{sign}{minutes // 60:,} h {minutes % 60} min"
