@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from understudy.batching import BatchFacts, DynamicBatcher, ModelThread, plan_batches
+from understudy.batching import PASS_COST, BatchFacts, DynamicBatcher, ModelThread, plan_batches
 from understudy.errors import InternalError, ModelError, Overloaded, Unavailable
 
 
@@ -24,6 +24,27 @@ def test_sorting_leaves_little_padding() -> None:
     lengths = [random.randint(10, 128) for _ in range(500)]
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in plan_batches(lengths, 2048))
     assert padded < 1.3 * sum(lengths)
+
+
+@pytest.mark.parametrize("longest", [3, 20, 100])
+@pytest.mark.parametrize("budget", [1, 20, 60, 400])
+def test_no_other_plan_costs_less(longest: int, budget: int) -> None:
+    draw = random.Random(longest * budget)
+    for _ in range(20):
+        lengths = [draw.randint(0, longest) for _ in range(draw.randint(0, 30))]
+        batches = plan_batches(lengths, budget)
+        assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)
+        cost = sum(len(batch) * max(1, *(lengths[i] for i in batch)) + PASS_COST * budget for batch in batches)
+        assert cost == pytest.approx(_least_cost(sorted((max(1, one) for one in lengths), reverse=True), budget))
+
+
+def _least_cost(rows: list[int], budget: int) -> float:
+    """The cost of the best of all partitions of rows that fall in length."""
+    best = [0.0]
+    for end in range(1, len(rows) + 1):
+        fitting = [at for at in range(end) if end - at == 1 or (end - at) * rows[at] <= budget]
+        best.append(min(best[at] + (end - at) * rows[at] + PASS_COST * budget for at in fitting))
+    return best[-1]
 
 
 def test_a_row_above_the_budget_goes_alone() -> None:
@@ -133,10 +154,10 @@ def test_items_of_many_callers_share_batches_within_the_budget_sorted_by_length(
         model = Model()
         queue = batcher(model)
         first = await held(queue, model)
-        waiting = [asyncio.create_task(queue.run("k", [length], [length])) for length in (50, 10, 49, 11, 12, 48, 9)]
+        waiting = [asyncio.create_task(queue.run("k", [length], [length])) for length in (50, 10, 49, 11, 11, 48, 10)]
         await asyncio.sleep(0.01)
         model.open.set()
-        assert [await one for one in waiting] == [[f"k:{n}"] for n in (50, 10, 49, 11, 12, 48, 9)]
+        assert [await one for one in waiting] == [[f"k:{n}"] for n in (50, 10, 49, 11, 11, 48, 10)]
         assert await first == ["held:first"]
         queue.close()
         return model
@@ -144,8 +165,8 @@ def test_items_of_many_callers_share_batches_within_the_budget_sorted_by_length(
     assert asyncio.run(main()).batches == [
         ("held", ["first"]),
         ("k", [50, 49]),
-        ("k", [11, 10, 9]),
-        ("k", [48, 12]),
+        ("k", [11, 11, 10, 10]),
+        ("k", [48]),
     ]
 
 
@@ -422,14 +443,14 @@ def test_batches_tell_their_size_and_padding() -> None:
         model = Model()
         queue = batcher(model, watch=seen.append)
         first = await held(queue, model)
-        rest = queue.submit("k", ["a", "b"], [10, 30])
+        rest = queue.submit("k", ["a", "b"], [28, 30])
         model.open.set()
         await asyncio.gather(first, *rest)
         await asyncio.to_thread(queue.close)
         return seen
 
     facts = asyncio.run(main())[1]
-    assert (facts.size, facts.tokens, facts.padded) == (2, 40, 60)
+    assert (facts.size, facts.tokens, facts.padded) == (2, 58, 60)
 
 
 def test_thousands_of_callers_that_come_and_go_are_all_answered_or_dropped() -> None:
