@@ -14,7 +14,7 @@ import torch
 from understudy.data.parquet import AnnotatedExample, write_annotated, write_examples
 from understudy.errors import InvalidRequest, ModelNotFound
 from understudy.models.load import create, load_card, load_task
-from understudy.schemas import Hyperparameters, PredictionInput, TaskSpec
+from understudy.schemas import Hyperparameters, LoraSpec, PredictionInput, TaskSpec
 from understudy.serving.hf import HFEngine
 from understudy.training.run import train
 from understudy.training.spec import TrainEvent, TrainSpec
@@ -313,3 +313,19 @@ def test_rows_that_the_teacher_labelled_train_the_recipe_that_reads_them_and_no_
     assert (taught.instances, taught.teacher_labelled, taught.unsure) == (12 + 11, 11, 1)
     assert plain.steps == taught.steps == 12 + 11
     assert plain.parameters == taught.parameters, "the tokenizer is trained on the same texts"
+
+
+@pytest.mark.parametrize(("recipe", "model"), [("rationale_gate", "scratch:bert-1x16"), ("saliency", T5)])
+def test_low_rank_adapters_leave_a_plain_model(make_spec: MakeSpec, tmp_path: Path, recipe: str, model: str) -> None:
+    given = make_spec(recipe, model, steps=14, lora=LoraSpec(rank=2))
+    plain = train(make_spec(recipe, model, steps=1), tmp_path / "plain", quiet)
+    found = train(given, tmp_path / "whole", quiet)
+    assert found.parameters == plain.parameters == plain.trained_parameters
+    assert found.trained_parameters is not None
+    assert found.trained_parameters < found.parameters
+    engine = HFEngine.load(tmp_path / "whole" / "model")
+    assert not any("lora" in name for name, _ in engine.adapter.model.named_modules())
+    with pytest.raises(Interrupted):
+        train(given, tmp_path / "cut", interrupt_at(8))
+    train(given, tmp_path / "cut", quiet)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")

@@ -25,6 +25,7 @@ from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
 from understudy.models.forms import SEPARATORS
 from understudy.models.load import ModelCard, adapt, architecture_of, create, save
+from understudy.models.lora import merge, trained_parameters, wrap
 from understudy.models.scratch import PREFIX
 from understudy.serving.base import Reasons
 from understudy.training.collate import Collator
@@ -96,8 +97,13 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         _claim(spec, out)
     trainer.accelerator.wait_for_everyone()
     trainer.resume(last_checkpoint(out / "checkpoints"))
+    trained = trained_parameters(adapter.model)
+    if spec.lora:
+        merge(adapter.model)
     result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch)
-    result = result.model_copy(update={"teacher_labelled": len(rows) - len(labelled), "unsure": unsure})
+    result = result.model_copy(
+        update={"teacher_labelled": len(rows) - len(labelled), "unsure": unsure, "trained_parameters": trained}
+    )
     if trainer.is_world_process_zero():
         save(adapter.model, adapter.tokenizer, adapter.task, _card(spec, recipe, adapter, result), result.model)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -142,7 +148,7 @@ def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row], more: Seque
     adapter = adapt(model, tokenizer, label_template(recipe, spec.task, architecture)).with_form(recipe.form)
     model.requires_grad_(True)  # an adapter freezes what it is given
     if spec.lora:
-        raise InvalidRequest("lora is not offered yet: leave it out", param="lora")
+        wrap(model, spec.lora, seed=spec.seed)
     return adapter
 
 
@@ -163,6 +169,7 @@ def _shape(spec: TrainSpec, adapter: Adapter) -> Shape:
         width=body.hidden_size,
         layers=body.num_hidden_layers,
         scratch=spec.model.startswith(PREFIX),
+        lora=spec.lora is not None,
     )
 
 
