@@ -18,9 +18,10 @@ from rich.markup import escape
 from understudy import attribute as maps
 from understudy import explain
 from understudy import quickstart as loop
+from understudy import reproduce as reproduction
 from understudy.client import OrchestratorClient
 from understudy.display import PhaseBars, report_view
-from understudy.errors import UnderstudyError
+from understudy.errors import InvalidRequest, UnderstudyError
 from understudy.jobs import (
     cancelled_by_interrupt,
     distillation_job,
@@ -213,6 +214,33 @@ def attribute(
                 maps.show_comparison(console, explainer, source, methods or explain.default_methods(), options, to)
             else:
                 maps.show_maps(console, explainer, source, methods or [("saliency", {})], options, to)
+
+
+@app.command()
+def reproduce(
+    report: Annotated[str, typer.Argument(help="A report.json, a published model's folder, or an artifact.")],
+    arm: Annotated[str | None, typer.Option(help="The recipe; else the published one.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Else the published one, or the arm's first.")] = None,
+    size: Annotated[int | None, typer.Option(help="The point of the learning curve; else all rows.")] = None,
+    artifacts: Annotated[Path | None, typer.Option(help="The store with its data; else where REPORT lies.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+) -> None:
+    """Train an arm of REPORT again and say whether its figures come out: exit status 0 if they do, 1 if not."""
+    with _wrong_option("report", "arm", "seed"):
+        asked: dict[str, Any] = {"reference": report, "arm": arm, "seed": seed, "size": size, "artifacts": artifacts}
+        found = reproduction.show(console, as_json=as_json, **asked)
+    raise typer.Exit(0 if found.confirmed else 1)
+
+
+@contextmanager
+def _wrong_option(*names: str) -> Iterator[None]:
+    """An error about one of these parameters is a wrong use of the command: exit status 2."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param not in names:
+            raise
+        raise typer.BadParameter(error.message, param_hint=error.param) from error
 
 
 @contextmanager

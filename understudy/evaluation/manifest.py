@@ -73,8 +73,10 @@ class Data(_Frozen):
 
 
 class TeacherRecord(_Frozen):
-    """Who annotated. `reference` is an artifact id where it was fine-tuned; else a name, which may come to mean other
-    weights. What it said is in the shards, so that no arm needs the teacher itself."""
+    """Who annotated. What it said is in the shards, so that no arm needs the teacher itself.
+
+    `reference` is an artifact id where it was fine-tuned; else a name, which may come to mean other weights.
+    """
 
     model: str
     reference: str | None = None
@@ -163,7 +165,7 @@ class Manifest(_Frozen):
             raise InvalidRequest(
                 f"the report's trainings have settings that this version does not know: {', '.join(unknown)} "
                 f"(it was made with understudy {_version(arm)})",
-                param="reference",
+                param="report",
             )
         return TrainSpec(
             **arm.settings,
@@ -177,13 +179,13 @@ class Manifest(_Frozen):
 
 
 def settings_of(spec: TrainSpec, result: TrainResult) -> dict[str, Any]:
-    """A training's own settings. One that a limit of time cut off is repeated by its steps: `max_seconds` would end
-    another machine's elsewhere, and a smaller `max_steps` would bend the learning rate's schedule, so the step at which
-    it ended is `stop_after`."""
-    settings = spec.model_dump(mode="json", exclude=set(PLACES))
-    if settings.pop("max_seconds") is not None and result.steps < result.planned_steps:
-        settings["stop_after"] = result.steps
-    return settings
+    """A training's own settings, with the step at which it ended in place of a limit of time.
+
+    `max_seconds` would end it elsewhere on another machine, and a smaller `max_steps` would bend the learning rate's
+    schedule.
+    """
+    settings = spec.model_dump(mode="json", exclude={*PLACES, "max_seconds"})
+    return settings | ({"stop_after": result.steps} if result.steps < result.planned_steps else {})
 
 
 def weights_of(files: Mapping[str, str] | Path) -> dict[str, str]:

@@ -15,12 +15,14 @@ from services.orchestrator import stages
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
+from services.orchestrator.phases.faithfulness import measured
+from services.orchestrator.phases.manifest import manifest
 from services.orchestrator.phases.train import Trained, shards
 from services.orchestrator.rationales import key_of
 from understudy.data.parquet import read_examples
 from understudy.evaluation.report import Report
 from understudy.evaluation.spec import ArmResult, EvaluateSpec, RowCounts, TeacherFacts
-from understudy.schemas import Example, PredictionInput, PredictionRequest
+from understudy.schemas import Example, ModelInfo, PredictionInput, PredictionRequest
 
 __all__ = ["Evaluated", "absorb", "run", "trained_arms"]
 
@@ -40,18 +42,19 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
     test = context.artifacts.folder(job.facts.dataset) / "test.parquet"
     out = context.settings.work / item.id
     out.mkdir(parents=True, exist_ok=True)
+    trained = trained_arms(context, job)
     spec = EvaluateSpec(
         job_id=job.id,
         task=job.facts.task,
         test=test,
         train=() if job.distils else (context.artifacts.folder(job.facts.dataset) / "train.parquet",),
         annotated=shards(context, job),
-        teacher=_teacher(context, job, read_examples(test), context.scratch(item), grip) if job.distils else None,
-        arms=tuple(_arm(context, trained) for trained in trained_arms(context, job)),
+        arms=tuple(_arm(context, one) for one in trained),
         searched=job.facts.searched,
         rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows, "unlabelled": job.unlabelled_rows}),
         notes=job.facts.cuts,
-        **_attribution(job),
+        manifest=manifest(context, job, trained, test),
+        **(_of_the_teacher(context, job, read_examples(test), context.scratch(item), grip) if job.distils else {}),
     )
     answer = run_child(
         stages.evaluate,
@@ -69,11 +72,17 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
     return Evaluated(report=context.artifacts.publish("report", out / "report", {"job_id": job.id}).id)
 
 
-def _attribution(job: Job) -> dict[str, Any]:
-    if not job.distils:
-        return {}
+def _of_the_teacher(context: Context, job: Job, test: Sequence[Example], scratch: Path, grip: Grip) -> dict[str, Any]:
+    """What the report of a job with a teacher says of it: its answers, and how good its maps are."""
+    assert job.facts.teacher is not None
+    model = context.teachers.model(job.facts.teacher, grip.check)
     asked = job.distillation.attribution
-    return {"top_k": asked.most_words, "attribution_method": asked.method}
+    return {
+        "teacher": _teacher(context, job, model, test, scratch, grip),
+        "map_faithfulness": measured(context, job, model, scratch / "faithfulness", grip),
+        "top_k": asked.most_words,
+        "attribution_method": asked.method,
+    }
 
 
 def absorb(job: Job, result: Evaluated) -> Job:
@@ -104,10 +113,10 @@ def _arm(context: Context, trained: Trained) -> ArmResult:
     )
 
 
-def _teacher(context: Context, job: Job, test: Sequence[Example], scratch: Path, grip: Grip) -> TeacherFacts:
+def _teacher(
+    context: Context, job: Job, model: ModelInfo, test: Sequence[Example], scratch: Path, grip: Grip
+) -> TeacherFacts:
     """The teacher's own answers to the test split, and how long it takes for one of them; asked once for all jobs."""
-    assert job.facts.teacher is not None
-    model = context.teachers.model(job.facts.teacher, grip.check)
     key = key_of(_request(job, test), model)
     folder = context.rationales.folder(key)
     if folder is None:
