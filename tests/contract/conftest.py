@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from transformers import BartConfig, BartForConditionalGeneration
 
@@ -13,6 +14,15 @@ from understudy.models.load import ModelCard, load_adapter, save
 from understudy.models.scratch import corpus, train_tokenizer
 from understudy.schemas import TaskSpec
 from understudy.testing import SENTENCES, TARGETS, tiny_causal, tiny_classifier, tiny_seq2seq
+
+
+def tiny_gated(folder: Path) -> Path:
+    """A T5 that is read through a gate, which is open for some tokens and shut for others."""
+    tiny_seq2seq(folder, pooling="gate", template="Review: {input}")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.gate.weight"] = torch.randn(weights["encoder.gate.weight"].shape, generator=torch.manual_seed(0))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def tiny_bart(folder: Path) -> Path:
@@ -49,6 +59,7 @@ def tiny_bart(folder: Path) -> Path:
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "t5": tiny_seq2seq,
+    "t5-gate": tiny_gated,
     "t5-template": lambda folder: tiny_seq2seq(folder, template="Review: {input} Sentiment:"),
     "gpt2": lambda folder: tiny_causal(folder, template="Review: {input}\nSentiment:"),
     "llama": lambda folder: tiny_causal(folder, family="llama"),

@@ -39,13 +39,15 @@ CONTROLS = {"random", "first_words"}
 Explain = Callable[[Adapter, str], dict[str, Attribution]]
 
 
-@pytest.fixture(params=["bart", "bert", "encoder-gate", "gpt2", "llama", "t5-template"])
+@pytest.fixture(params=["bart", "bert", "encoder-gate", "gpt2", "llama", "t5-gate", "t5-template"])
 def adapter(request: pytest.FixtureRequest, adapters: Callable[[str], Adapter]) -> Adapter:
     """One of each architecture; what a method sees of the others is no different."""
     return adapters(request.param)
 
 
-@pytest.fixture(params=["bart", "bert", "encoder-gate", "encoder-mean", "gpt2", "llama", "t5", "t5-template"])
+@pytest.fixture(
+    params=["bart", "bert", "encoder-gate", "encoder-mean", "gpt2", "llama", "t5", "t5-gate", "t5-template"]
+)
 def every_adapter(request: pytest.FixtureRequest, adapters: Callable[[str], Adapter]) -> Adapter:
     return adapters(request.param)
 

@@ -196,10 +196,10 @@ def test_the_reasons_of_a_chosen_label_are_written_behind_it(adapter: Writer) ->
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
 def test_an_answer_depends_on_its_own_input_only(adapter: Writer, form: Form, closed: bool) -> None:
     student = adapter.with_form(form)
-    choices = [CHOICES] * 6 if closed else None
-    together = student.answers(SENTENCES[:6], choices)
-    reasons = student.reasons(SENTENCES[:6], together)
-    for i, text in enumerate(SENTENCES[:6]):
+    choices = [CHOICES] * 3 if closed else None
+    together = student.answers(SENTENCES[:3], choices)
+    reasons = student.reasons(SENTENCES[:3], together)
+    for i, text in enumerate(SENTENCES[:3]):
         (alone,) = student.answers([text], [CHOICES] if closed else None)
         assert alone.text == together[i].text
         assert alone.probability == pytest.approx(together[i].probability, rel=1e-9)
