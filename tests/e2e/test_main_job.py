@@ -28,7 +28,7 @@ def _first_rows(source: Path, count: int, into: Path) -> Path:
     return into
 
 
-def _job(student: str, teacher: str, recipe: str, alias: str, **more: Any) -> dict[str, Any]:
+def _job(student: str, teacher: str, recipe: str | list[str], alias: str, **more: Any) -> dict[str, Any]:
     few = {"max_steps": 30}
     distillation = {
         "teacher": {"model": teacher, "finetune": True, "hyperparameters": few},
@@ -63,14 +63,16 @@ def test_three_hundred_tweets_become_a_served_student_and_a_report(
     assert ended["rejected_rows"]["data"][0]["line"] == 301
     assert report.rows.train + report.rows.validation + report.rows.test == 300
 
+    tried = {one["recipe"] for one in ended["searched"]}
+    kept = {one["recipe"] for one in ended["searched"] if one["kept"]}
+    assert {"finetune", "logit_kd", "rationale_gate", "saliency"} <= tried
+    assert (len(kept), "finetune" in kept, "search" in phases) == (4, True, True)
     arms = {arm.recipe: arm for arm in report.arms}
-    assert {"finetune", "logit_kd", "rationale_gate", "rationale_gate+random_rationale"} <= set(arms)
+    assert {name for name, arm in arms.items() if arm.candidate} == kept
     assert all(len(arm.seeds) == 2 and 0 <= arm.low <= arm.accuracy <= arm.high <= 1 for arm in arms.values())
-    assert {one.against for one in report.comparisons} == {
-        "finetune",
-        "rationale_gate+random_rationale",
-        "rationale_gate+logit_kd+random_rationale",
-    }
+    controls = {arm["name"] for arm in ended["arms"] if arm["control_of"]}
+    assert set(arms) == kept | controls
+    assert {"finetune"} | controls <= {one.against for one in report.comparisons}
     assert "<html" in orchestrator.report_html(job_id)
 
     store = ArtifactStore(stack.config.home / "artifacts")
@@ -96,12 +98,19 @@ def test_three_hundred_tweets_become_a_served_student_and_a_report(
 def test_the_papers_recipe_trains_a_seq2seq_student_on_multiple_choice(
     stack: Stack, orchestrator: OrchestratorClient, real_data: Path, tmp_path: Path
 ) -> None:
-    rows = _first_rows(real_data / "commonsense_qa" / "train.jsonl", 80, tmp_path / "questions.jsonl")
-    job = _job("scratch:t5-1x32", "scratch:t5-1x32", "saliency", "questions")
-    report = watch(orchestrator, submit(orchestrator, {"training_file": rows}, job), lambda _: None, stack.check)
+    questions = real_data / "commonsense_qa" / "train.jsonl"
+    rows = _first_rows(questions, 80, tmp_path / "questions.jsonl")
+    more = _first_rows(questions, 100, tmp_path / "more.jsonl")  # of which 80 are known
+    job = _job("scratch:t5-1x32", "scratch:t5-1x32", ["saliency", "teacher_labels"], "questions", min_probability=0)
+    job_id = submit(orchestrator, {"training_file": rows, "unlabelled_file": more}, job)
+    report = watch(orchestrator, job_id, lambda _: None, stack.check)
 
     assert report.task.kind == "choice"
-    assert [arm.recipe for arm in report.arms] == ["finetune", "saliency", "saliency+random_rationale"]
+    recipes = ["finetune", "saliency", "saliency+random_rationale", "teacher_labels"]
+    assert [arm.recipe for arm in report.arms] == recipes
+    ended = orchestrator.job(job_id)
+    assert (ended["rows"]["unlabelled"], report.rows.unlabelled) == (20, 20)
+    assert ended["rejected_rows"]["count"] == 80
     assert report.rationale.with_answer_in_input == report.rationale.rows  # the choices are part of each question
     assert report.rationale.share is not None
     assert report.rationale.chance is not None
