@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from understudy.errors import InvalidRequest, ModelError, ModelNotFound, UnknownName
+from understudy.models.forms import Form
 from understudy.models.load import load_adapter
 from understudy.schemas import PredictionInput
 from understudy.serving.hf import HFEngine
@@ -97,7 +98,7 @@ def test_words_are_spans_of_the_input_to_the_character(engine: Get, name: str, t
         assert math.isfinite(word.score)
 
 
-@pytest.mark.parametrize("name", ["gate", "mean", "hub", "choice", "decoder"])
+@pytest.mark.parametrize("name", ["gate", "mean", "hub", "choice", "decoder", "gated"])
 @pytest.mark.parametrize("top_k", [1, 3, 100])
 def test_as_many_words_as_asked_for_or_as_there_are(engine: Get, name: str, top_k: int) -> None:
     model = engine(name)
@@ -114,14 +115,17 @@ def test_a_text_past_the_window_is_cut_counted_and_still_answered(engine: Get, n
     assert all(word.end <= 5 * model.adapter.max_tokens for word in long.words or ())
 
 
-def test_a_gate_names_the_words_that_it_opens_for(engine: Get) -> None:
+@pytest.mark.parametrize("name", ["gate", "gated"])
+def test_a_gate_names_the_words_that_it_opens_for(engine: Get, name: str) -> None:
     """The scores are the gate's own probabilities: the mean over a word's pieces, computed here by hand."""
-    model = engine("gate")
+    model = engine(name)
     text = SENTENCES[3]
     (found,) = model.predict(rows(model, (text,)), explain=True, top_k=100)
     batch = model.adapter.encode([text], [LABELS[0]])
     with torch.no_grad():
-        gates = model.adapter.model(input_ids=batch.ids, attention_mask=batch.mask).gate_logits.sigmoid()[0]
+        reader = model.adapter.model if name == "gate" else model.adapter.model.get_encoder()
+        gates = reader(input_ids=batch.ids, attention_mask=batch.mask).gate_logits.sigmoid()[0]
+    assert len({word.score for word in found.words or ()}) > 1
     for word in found.words or ():
         inside = [
             float(gate)
@@ -155,6 +159,26 @@ def test_a_student_that_writes_much_names_the_first_in_reading_order(engine: Get
     assert [word.text for word in found.words or ()] == ["thin", "but", "the"]
     assert found.dropped_words == 1
     assert {word.score for word in found.words or ()} == {0.5}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_words_come_from_the_text_that_has_the_label(engine: Get, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the label that was chosen, or before it; written once, and asked for in no other template."""
+    model = engine(form)
+    asked: list[tuple[int, list[str] | None]] = []
+    label_first = form == "label_then_rationale"
+
+    def write(encoded: Sequence[object], *_: object, begun: list[str] | None = None) -> list[tuple[str, float]]:
+        asked.append((len(encoded), begun))
+        return [("plot nowhere acting" if label_first else "plot nowhere acting answer: odd", 0.5)] * len(encoded)
+
+    monkeypatch.setattr(model.adapter, "write", write)
+    found = model.predict(rows(model, SENTENCES[:2]), explain=True, top_k=3)
+    assert asked == [(2, [f"{one.label} because:" for one in found] if label_first else None)]
+    assert [word.text for word in found[0].words or ()] == ["plot", "acting"]
+    assert [word.score for word in found[0].words or ()] == [0.5, 0.5]
+    assert found[0].dropped_words == 1
+    assert {one.label for one in found} <= {"negative", "positive"}
 
 
 def test_an_open_task_writes_its_answer(engine: Get) -> None:

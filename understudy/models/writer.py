@@ -74,8 +74,11 @@ class Writer(Adapter):
     def reasons(self, texts: Sequence[str], answers: Sequence[Answer]) -> list[Written]:
         """What the model writes for reasons of each answer; where it chose among candidates, behind the chosen one."""
         missing = [i for i, answer in enumerate(answers) if answer.reasons is None]
-        begun = [compose(self.form, answers[i].text, []) for i in missing]
-        found = dict(zip(missing, self.write(self.tokenize([texts[i] for i in missing]), begun=begun), strict=True))
+        found: dict[int, Written] = {}
+        if missing:
+            begun = [compose(self.form, answers[i].text, []) for i in missing]
+            written = self.write(self.tokenize([texts[i] for i in missing]), begun=begun)
+            found |= zip(missing, written, strict=True)
         return [answer.reasons or found[i] for i, answer in enumerate(answers)]
 
     def _choose(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[Answer]:
