@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from understudy.evaluation.figures import SERIES
 from understudy.evaluation.page import Axis, render_html
 from understudy.evaluation.report import RationaleHits, Report
+from understudy.testing import LABELS
 
 _VOID = {"meta", "br", "hr", "img", "link", "input", "wbr"}
 
@@ -32,6 +34,8 @@ class _Outline(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag in ("td", "th"):
+            self.text += " "
 
     def handle_data(self, data: str) -> None:
         if not {"style", "script"} & set(self.open):
@@ -70,6 +74,59 @@ def test_verdicts_numbers_and_caveats_are_there_to_read(page: str, report: Repor
         assert text.casefold() in said.casefold(), text
 
 
+def test_every_part_of_the_report_is_on_the_page(page: str) -> None:
+    said = _said(page)
+    for text in (
+        "also after Holm’s correction",
+        "0.021 0.042 0.300, 0.004, < 0.001 +10.8 +0.09",  # p, corrected, McNemar of three seeds, errors gone, h
+        "100 finetune 3 41.2 (38.2 to 44.2)",
+        "+4.0 (−1.1 to +9.0)",
+        "logit_kd 43.3 75 no",
+        f"{LABELS[1]} {LABELS[0]} 30 100.0",  # of thirty rows of the second label all were given the first
+        "as many random words beside",
+        "comprehensiveness 40.0",
+        "student against teacher",
+        "teacher against person",
+        "1 of 1,000 training rows, drawn by the hash",
+        "2.28 times less time",
+        "3 min 50 s more than fine-tuning one student",
+        "repays after 97,500 answers",
+        "18 models in 2 min 28 s",
+        "teacher: words of the training rows 30 s 31,000",
+    ):
+        assert text in said, text
+
+
+def test_every_drawing_has_a_name_and_a_table_beside_it(page: str) -> None:
+    outline = _Outline(page)
+    figures = [attrs for tag, attrs in outline.tags if tag == "figure"]
+    assert len(figures) == outline.count("svg") == outline.count("figcaption") == 2
+    assert all("below" in (attrs["aria-label"] or "") for attrs in figures)
+    assert all(attrs["aria-hidden"] == "true" for tag, attrs in outline.tags if tag == "svg")
+    ids = [attrs["id"] for _, attrs in outline.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_person_teacher_and_student_stand_side_by_side(page: str) -> None:
+    sides = re.findall(r'<div class="(person|teacher-words|student-words)">(.*?)</div>', page, re.DOTALL)
+    marks = {side: re.findall(r"<mark[^>]*>([^<]*)</mark>", text) for side, text in sides}
+    assert marks == {"person": ["&lt;socket&gt;"], "teacher-words": ["a", "waits"], "student-words": ["waits"]}
+
+
+def test_the_page_of_an_older_report_leaves_out_what_it_lacks(report: Report) -> None:
+    lacking = dict.fromkeys(("curve", "searched", "slices", "calibration", "agreement", "words"), ())
+    nothing = dict.fromkeys(("confusion", "teacher_map", "cost"))
+    bare = [
+        one.model_copy(update={"p": None, "p_holm": None, "mcnemar": (), "cohens_h": None, "error_reduction": None})
+        for one in report.comparisons
+    ]
+    page = render_html(report.model_copy(update=lacking | nothing | {"comparisons": tuple(bare)}))
+    outline = _Outline(page)
+    assert outline.count("svg") == 0
+    assert "Holm’s correction" not in " ".join(outline.text.split()).split("p asks whether")[0]
+    assert "What each arm cost" in outline.text
+
+
 def test_the_page_fetches_nothing_and_runs_nothing(page: str) -> None:
     outline = _Outline(page)
     assert {"script", "link", "iframe", "img", "object"} & {tag for tag, _ in outline.tags} == set()
@@ -93,7 +150,11 @@ def test_every_table_has_a_caption_and_headers_with_a_scope(page: str) -> None:
 
 
 def test_the_students_words_are_marked_in_the_text(page: str) -> None:
-    assert re.findall(r"<mark[^>]*--s:([\d.]+)[^>]*>([^<]*)</mark>", page) == [("0.50", "socket"), ("1.00", "server")]
+    assert re.findall(r"<mark[^>]*--s:([\d.]+)[^>]*>([^<]*)</mark>", page) == [
+        *(("1.00", word) for word in ("&lt;socket&gt;", "a", "waits", "waits")),  # person, teacher, student
+        ("0.50", "socket"),
+        ("1.00", "server"),
+    ]
     assert "Opens a <socket> & waits until the server answers." in _said(page)
 
 
@@ -124,7 +185,11 @@ def _schemes(page: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_has_enough_contrast_in_both_schemes(page: str, scheme: int) -> None:
     colours = _schemes(page)[scheme]
-    pairs = [(ink, ground) for ink in ("ink", "soft", "student", "teacher", "control") for ground in ("paper", "card")]
+    pairs = [
+        (ink, ground)
+        for ink in ("ink", "soft", "student", "teacher", "control", *SERIES)
+        for ground in ("paper", "card")
+    ]
     pairs += [("soft", "wash"), ("good", "good-wash"), ("bad", "bad-wash"), ("open", "open-wash"), ("ink", "open-wash")]
     for ink, ground in pairs:
         darker, lighter = sorted((_luminance(colours[ink]), _luminance(colours[ground])))

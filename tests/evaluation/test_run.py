@@ -13,7 +13,8 @@ from understudy.data.parquet import read_examples, write_examples
 from understudy.errors import InvalidRequest, ModelNotFound
 from understudy.evaluation.report import Report
 from understudy.evaluation.run import ArmResult, EvaluateSpec, evaluate
-from understudy.schemas import Example, PredictionInput, TaskSpec
+from understudy.evaluation.spec import MapFaithfulness, Searched
+from understudy.schemas import Example, Faithfulness, PredictionInput, TaskSpec
 from understudy.serving.hf import HFEngine
 from understudy.testing import SENTENCES, TARGETS, tiny_seq2seq
 
@@ -57,6 +58,84 @@ def test_candidates_meet_finetune_and_their_own_control(make_spec: MakeSpec, tmp
         ("rationale_gate", "rationale_gate+random_rationale"),
     ]
     assert {one.seeds for one in report.comparisons} == {2}
+
+
+def test_recipes_meet_what_remains_without_their_reasons_and_every_control(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    arm = spec.arms[0]
+    names = ("finetune", "logit_kd", "saliency+logit_kd")
+    arms = [arm.model_copy(update={"recipe": name, "artifact": name}) for name in names]
+    arms += [
+        arm.model_copy(
+            update={"recipe": f"{names[2]}+{variant}", "candidate": False, "control_of": names[2], "artifact": variant}
+        )
+        for variant in ("random_rationale", "shuffled_rationale")
+    ]
+    report = evaluate(spec.model_copy(update={"arms": tuple(arms)}), tmp_path / "out", quiet)
+    assert [(one.arm, one.against) for one in report.comparisons] == [
+        ("logit_kd", "finetune"),
+        ("saliency+logit_kd", "finetune"),
+        ("saliency+logit_kd", "logit_kd"),
+        ("saliency+logit_kd", "saliency+logit_kd+random_rationale"),
+        ("saliency+logit_kd", "saliency+logit_kd+shuffled_rationale"),
+    ]
+    assert {one.comparisons for one in report.comparisons} == {5}
+
+
+def test_runs_on_fewer_rows_make_the_curve_and_nothing_else(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    sized = [arm.model_copy(update={"size": 6, "artifact": f"{arm.artifact}-6"}) for arm in spec.arms]
+    sized[0] = sized[0].model_copy(update={"validation_accuracy": 1.0})  # best of all, and of no account
+    both = spec.model_copy(update={"arms": (*sized, *spec.arms)})
+    report, plain = evaluate(both, tmp_path / "both", quiet), evaluate(spec, tmp_path / "plain", quiet)
+    assert report.comparisons == plain.comparisons
+    assert report.published == plain.published
+    assert [arm.accuracy for arm in report.arms] == [arm.accuracy for arm in plain.arms]
+    assert [(one.size, one.whole) for one in report.curve] == [(6, False)] * 3 + [(12, True)] * 3
+    assert report.cost is not None
+    assert report.cost.runs == 6
+    assert plain.curve == ()
+    assert evaluate(both, tmp_path / "plain", quiet).curve == report.curve  # another report, not only read
+
+
+def test_arms_on_fewer_rows_alone_are_refused(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec()
+    arms = tuple(arm.model_copy(update={"size": 6}) for arm in spec.arms)
+    with pytest.raises(InvalidRequest, match="no candidate was trained on all rows") as caught:
+        evaluate(spec.model_copy(update={"arms": arms}), tmp_path / "out", quiet)
+    assert caught.value.param == "arms"
+
+
+def test_the_parts_are_about_the_published_student(make_spec: MakeSpec, tmp_path: Path) -> None:
+    figures = Faithfulness(
+        comprehensiveness=0.4, sufficiency=0.1, aopc_comprehensiveness=0.3, aopc_sufficiency=0.2, log_odds=-1.0
+    )
+    spec = make_spec(
+        seeds=2,
+        validation={"rationale_gate": 0.9},
+        searched=(Searched(recipe="finetune", validation_accuracy=0.5, steps=5, kept=True),),
+        map_faithfulness=MapFaithfulness(method="saliency", found=(figures,), random=(figures,)),
+    )
+    report = evaluate(spec, tmp_path / "out", quiet)
+    run = report.student.seeds[1]
+    assert report.confusion is not None
+    assert report.confusion.counts is not None
+    assert sum(counts[i] for i, counts in enumerate(report.confusion.counts)) == round(12 * run.accuracy)
+    assert [(one.model, one.seed) for one in report.calibration] == [
+        ("teacher", None),
+        ("finetune", 1),
+        ("rationale_gate", 1),
+    ]
+    assert report.calibration[2].accuracy == pytest.approx(run.accuracy)
+    assert report.calibration[0].confidence == pytest.approx(0.9)
+    assert [cell.model for cell in report.slices[0].cells] == ["teacher", "finetune", "rationale_gate"]
+    assert [one.reference for one in report.agreement] == ["teacher"]
+    assert report.agreement[0].rows == sum("the" in text.split(" ") for text in SENTENCES)
+    assert report.words
+    assert all(word.text == "the" for one in report.words for word in one.teacher)
+    assert report.searched == spec.searched
+    assert report.teacher_map is not None
+    assert report.teacher_map.measures[0].difference.value == 0
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ def _figure(width: float, height: float, name: str) -> Iterator[tuple[Figure, li
     settings: dict[str, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
+        "text.parse_math": False,
         "font.size": 9.5,
         "font.family": "DejaVu Sans",  # comes with matplotlib: the lay-out does not depend on the machine
     }
