@@ -187,6 +187,8 @@ class Stack:
             "UNDERSTUDY_TEACHER_DRAIN_SECONDS": "0",
             "UNDERSTUDY_STUDENT_HOST": config.host,
             "UNDERSTUDY_STUDENT_PORT": str(self._ports["student"]),
+            "UNDERSTUDY_STUDENT_ALLOW_ANONYMOUS": os.environ.get("UNDERSTUDY_STUDENT_ALLOW_ANONYMOUS", "true"),
+            "UNDERSTUDY_STUDENT_DRAIN_SECONDS": "0",
             # One thread each for the parts that compute: small models gain nothing from more, and two at once lose.
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",

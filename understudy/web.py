@@ -113,14 +113,15 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     content_type = request.headers.get("content-type", "")
-    where = [part for part in first["loc"] if part not in ("body", "query", "path")]
+    where = [part for part in first["loc"] if part not in ("body", "query", "path", "header")]
     if not where and first["loc"][:1] == ("body",) and content_type and not _is_read(content_type):
         return render(
             UnsupportedContent(f"content type '{content_type[:100]}' is not read here: send application/json")
         )
     if first["type"] == "json_invalid":
         where = []  # it is a place in the text
-    param = _field_path(where) or (str(first["loc"][0]) if first["loc"] else None)
+    whole = first["loc"][-1:] if first["loc"][:1] == ("header",) else first["loc"][:1]
+    param = _field_path(where) or next(map(str, whole), None)
     # A list that lost a bad item is then too short: that is the same complaint.
     more = sum(other["type"] != "too_short" for other in error.errors()[1:])
     message = f"{param}: {_complaint(first)}" + (f" (and {more} more)" if more else "")

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from services.student.app import create_app
-from services.student.settings import Settings
-from understudy.server import serve
+import sys
+
+from services.student.settings import PREFIX, Settings
+from understudy.edge import Keys
+from understudy.errors import InvalidRequest
+from understudy.server import refuse_open_door, serve
+
+
+def main() -> None:
+    settings = Settings()
+    try:
+        guarded = bool(Keys(settings.keys)) or settings.allow_anonymous
+        refuse_open_door(settings.host, guarded=guarded, setting=PREFIX)
+    except (InvalidRequest, OSError) as error:
+        sys.exit(f"the student does not start: {error}")
+    from services.student.app import create_app  # torch takes seconds, and a mistake must not
+
+    serve("student", create_app(settings), settings.host, settings.port, drain_seconds=settings.drain_seconds)
+
 
 if __name__ == "__main__":
-    settings = Settings()
-    serve("student", create_app(settings), settings.host, settings.port)
+    main()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 
-from services.student.engine import Models
-from services.student.routes import State, router
+from services.student.desk import Desk
+from services.student.metrics import StudentMetrics
+from services.student.models import Models
+from services.student.routes import kserve, native, open_inference, openai, tensors
+from services.student.routes.state import State
 from services.student.settings import Settings
 from understudy.artifacts import ArtifactStore
-from understudy.batching import ModelThread
-from understudy.errors import Unavailable
+from understudy.metrics import Metrics
+from understudy.string_errors import StringErrors
 from understudy.web import make_app
 
 __all__ = ["create_app"]
@@ -28,16 +30,17 @@ request fails in between."""
 def create_app(settings: Settings | None = None, store: ArtifactStore | None = None) -> FastAPI:
     """Make the application; nothing is loaded before it starts."""
     chosen = settings or Settings()
+    metrics = Metrics()
+    counts = StudentMetrics(metrics.registry)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        models, thread = Models(chosen, store), ModelThread(chosen.max_queue)
-        models.start()
+        desk = Desk(Models(chosen, store), counts)
+        desk.models.start()
         try:
-            yield {"models": models, "thread": thread}
+            yield {"desk": desk}
         finally:
-            await models.stop()
-            await asyncio.to_thread(thread.close)
+            await desk.stop()
 
     app = make_app(
         "Understudy student",
@@ -45,15 +48,18 @@ def create_app(settings: Settings | None = None, store: ArtifactStore | None = N
         lifespan=lifespan,
         ready=_ready,
         max_body=chosen.max_body_bytes,
+        api_keys=chosen.keys,
+        open_paths=open_inference.HEALTH,
+        metrics=metrics,
         cancel=True,
     )
-    app.include_router(router)
+    for protocol in (native, openai, kserve, open_inference):
+        app.include_router(protocol.router)
+    app.add_middleware(StringErrors, said=tensors.said_of_tensors)
     return app
 
 
 async def _ready(request: Request) -> Mapping[str, Any]:
-    models: Models = request.state.models
-    if not request.state.thread.alive:
-        raise Unavailable("the model thread has ended: restart the service")
-    engine = models.ready()
-    return {"alias": models.settings.alias, "artifact": engine.name, "problems": models.problems}
+    desk: Desk = request.state.desk
+    model = desk.ready()
+    return {"alias": desk.settings.alias, "artifact": model.artifact, "problems": desk.models.problems}

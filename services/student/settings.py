@@ -5,21 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-__all__ = ["Settings"]
+from understudy.guarded import GuardedSettings
+
+__all__ = ["PREFIX", "Settings"]
+
+PREFIX = "UNDERSTUDY_STUDENT"
 
 
-class Settings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix="UNDERSTUDY_STUDENT_", extra="ignore", frozen=True, populate_by_name=True
-    )
+class Settings(GuardedSettings):
+    """Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=f"{PREFIX}_", extra="ignore", frozen=True, populate_by_name=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8002, ge=0, le=65535)
     artifacts: str = Field(
         default=str(Path(".understudy") / "artifacts"),
-        validation_alias=AliasChoices("UNDERSTUDY_STUDENT_ARTIFACTS", "UNDERSTUDY_ARTIFACTS"),
+        validation_alias=AliasChoices(f"{PREFIX}_ARTIFACTS", "UNDERSTUDY_ARTIFACTS"),
     )
     """The root of the artifact store, a folder or an fsspec URL: artifact ids and aliases are looked up there."""
     alias: str = Field(default="production", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -32,12 +36,28 @@ class Settings(BaseSettings):
     """How often the aliases in use are looked up: a moved alias is noticed this much later at most."""
     retry_seconds: float = Field(default=10.0, ge=0)
     """How long a model that could not be loaded is not tried again."""
-    max_queue: int = Field(default=64, ge=1)
-    """Requests that wait for the model or run; one more is answered with 429 at once. Loading has as many places."""
+
+    max_queue: int = Field(default=1024, ge=1)
+    """Inputs of all requests that wait for the model or run; a request above that is answered with 429 at once."""
+    max_queue_tokens: int = Field(default=4_194_304, ge=1)
+    """The same in tokens, each counted once for every pass that it takes."""
+    max_padded_tokens: int = Field(default=2048, ge=1)
+    """Tokens of one pass through the model, padding counted: more is faster on an accelerator and takes memory."""
+    max_loading: int = Field(default=64, ge=1)
+    """Requests that wait for a model to be looked up or read; one more is answered with 429 at once."""
+    request_seconds: float = Field(default=60.0, gt=0)
+    """How long a request may take, waiting counted; `X-Request-Timeout` may ask for less."""
+
     max_inputs: int = Field(default=256, ge=1)
     """Inputs of one request."""
     max_candidates: int = Field(default=1000, ge=2)
     """Labels, or choices of one input."""
     max_request_chars: int = Field(default=1_000_000, ge=1)
     """Characters of one request, all inputs together."""
+    max_request_work: int = Field(default=4_194_304, ge=1)
+    """Tokens of one request, each counted once for every pass that it takes: a model that writes reads a text once for
+    each answer that it may choose."""
     max_body_bytes: int = Field(default=8 * 1024**2, ge=1)
+
+    drift_window: int = Field(default=1000, ge=1)
+    """The last answers of each model that are compared with its profile."""

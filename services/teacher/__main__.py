@@ -18,7 +18,12 @@ def main() -> None:
     except (InvalidRequest, OSError) as error:
         sys.exit(f"the teacher does not start: {error}")
     from services.teacher.app import create_app  # torch takes seconds, and a mistake must not
+    from understudy.models.device import pick_device
 
+    try:
+        pick_device(settings.device)
+    except InvalidRequest as error:
+        sys.exit(f"the teacher does not start: {error}")
     serve("teacher", create_app(settings), settings.host, settings.port, drain_seconds=settings.drain_seconds)
 
 

@@ -12,10 +12,11 @@ from services.teacher.desk import Desk
 from services.teacher.engine import Engine
 from services.teacher.metrics import TeacherMetrics
 from services.teacher.readiness import Readiness
-from services.teacher.routes import kserve, native, open_inference
+from services.teacher.routes import kserve, native, open_inference, tensors
 from services.teacher.routes.state import State
 from services.teacher.settings import Settings
 from understudy.metrics import Metrics
+from understudy.string_errors import StringErrors
 from understudy.web import make_app
 
 __all__ = ["create_app"]
@@ -54,7 +55,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     )
     for protocol in (native, kserve, open_inference):
         app.include_router(protocol.router)
-    app.add_middleware(open_inference.StringErrors)
+    app.add_middleware(StringErrors, said=tensors.said_of_tensors)
     return app
 
 

@@ -113,6 +113,7 @@ class Engine:
     def load(self, place: Place) -> Model:
         """Load a model and let it explain one text, so that the first request does not find out that it cannot."""
         adapter = load_adapter(place.key, store=self.store, device=self.settings.device, dtype=self.settings.precision)
+        adapter.max_padded_tokens = self.settings.max_padded_tokens
         answer = next(iter(adapter.task.labels), "yes")
         Saliency()(adapter, adapter.encode(["Is the model ready?"], [answer]))
         meter = copy.copy(adapter)
@@ -129,7 +130,7 @@ class Engine:
     def explain(
         self, model: Model, options: AttributionOptions, examples: Sequence[AttributionExample]
     ) -> list[Attribution]:
-        return attribute(model.adapter, examples, options, max_padded_tokens=self.settings.max_padded_tokens)
+        return attribute(model.adapter, examples, options)
 
     def answer(
         self, model: Model, labels: Sequence[str] | None, template: str | None, inputs: Sequence[PredictionInput]

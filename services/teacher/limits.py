@@ -67,12 +67,23 @@ def check_tokens(field: str, lengths: Sequence[int], costs: Sequence[int], setti
         )
 
 
-def passes(options: AttributionOptions, method: Method, contrast: bool, text: str) -> int:
-    """Passes through the model that explaining one text takes, about: a method's steps, or one for each word."""
+def passes(
+    options: AttributionOptions, method: Method, example: AttributionExample, candidates: int, contrast: bool
+) -> int:
+    """Passes through the model that explaining one text takes, about.
+
+    A method's steps, or one for each word; again for each token of the answer where each has its row, as far as its
+    text tells their number; one for the model's own answer and one more for each of `candidates` answers that it is
+    chosen from, which faithfulness asks for again without some of the words.
+    """
     settings = settings_of(method)
     steps = max((int(settings[name]) for name in _STEPS if name in settings), default=1)
-    words = len(text.split()) if method.unit == "word" else 1
-    return max(steps, words) * (1 + contrast) + (_FAITHFULNESS if options.faithfulness else 0)
+    words = len(example.input.split()) if method.unit == "word" else 1
+    answer = example.output if options.target == "gold" else options.label
+    rows = len((answer or "").split()) or 1 if options.rows else 0
+    asked = max(1, candidates)
+    answers = (asked if options.predict else 0) + (_FAITHFULNESS * asked if options.faithfulness else 0)
+    return max(steps, words) * (1 + contrast + rows) + answers
 
 
 def _items(

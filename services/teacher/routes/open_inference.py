@@ -2,7 +2,7 @@
 
 The protocol: https://github.com/kserve/open-inference-protocol (`inference_rest.md`); the extensions are Triton's. What
 the tensors mean is said in `tensors.py`. A model's one version is its fingerprint. Errors are `{"error": "<message>"}`
-at all of these addresses, whoever raised them: see `StringErrors`.
+at all of these addresses, whoever raised them: see `understudy.string_errors`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,18 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.teacher.desk import Desk
 from services.teacher.routes import tensors
 from services.teacher.routes.state import TheDesk
 from understudy.errors import InvalidRequest, ModelNotFound, Unavailable
 from understudy.open_inference import HEADER_LENGTH, InferRequest, read_request, unpack, write_response
+from understudy.string_errors import ErrorString
 
-__all__ = ["HEALTH", "StringErrors", "router"]
+__all__ = ["HEALTH", "router"]
 
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 """The addresses that probes ask, without a key."""
-
-
-class ErrorString(BaseModel):
-    error: str
 
 
 router = APIRouter(
@@ -234,42 +229,3 @@ async def _repository_body(request: Request) -> RepositoryBody:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         raise InvalidRequest(f"{where}: {first['msg']}", param="parameters") from error
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-
-
-class StringErrors:
-    """Gives every error under `/v2` the protocol's shape, with its status and its other headers as they are.
-
-    Around the whole application, since a body that is too large or an unknown address never comes to a route.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (scope["path"] + "/").startswith("/v2/"):
-            await self.app(scope, receive, send)
-            return
-        held: list[Message] = []  # an error's messages, until all of it is there
-
-        async def reshaped(message: Message) -> None:
-            if not held and message.get("status", 200) < 400:
-                await send(message)
-                return
-            held.append(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                await _answer(send, held[0], b"".join(part.get("body", b"") for part in held[1:]))
-
-        await self.app(scope, receive, reshaped)
-
-
-async def _answer(send: Send, start: Message, native: bytes) -> None:
-    """Send the answer that begins with `start` and has a body in the native shape, with a body in the protocol's."""
-    message = tensors.said_of_tensors(json.loads(native)["error"]["message"])
-    body = json.dumps({"error": message}, ensure_ascii=False).encode()
-    headers = MutableHeaders(raw=list(start["headers"]))
-    headers["content-length"] = str(len(body))
-    await send({**start, "headers": headers.raw})
-    await send({"type": "http.response.body", "body": body})

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from services.teacher.routes.bodies import as_request
+from understudy.bodies import as_request
 from understudy.errors import InvalidRequest, UnknownName
 from understudy.open_inference import InferRequest, Tensor
 from understudy.schemas import (

@@ -166,7 +166,7 @@ async def test_a_full_queue_sends_away_with_the_time_to_wait(
         answers = await asyncio.gather(*(service.ask(*["a film"] * 50) for _ in range(20)))
         refused = [answer for answer in answers if answer.status_code == 429]
         assert {answer.status_code for answer in answers} == {200, 429}
-        assert len(refused) <= 18
+        assert refused[0].json()["error"]["type"] == "rate_limit_error"
         for answer in refused:
             assert error_of(answer, 429)["code"] == "overloaded"
             assert int(answer.headers["retry-after"]) >= 1

@@ -379,7 +379,7 @@ async def test_more_who_wait_for_loading_than_there_is_room_are_sent_away(
 ) -> None:
     publish("one", "production")
     publish("two", "canary")
-    async with running(store, max_queue=1) as student:
+    async with running(store, max_loading=1) as student:
         await student.until_ready()
         store.open.clear()
         first = asyncio.create_task(student.ask(model="canary"))

@@ -26,11 +26,13 @@ from tritonclient.utils import InferenceServerException
 
 from services.teacher.app import create_app
 from services.teacher.desk import Desk
-from services.teacher.routes.open_inference import HEALTH, StringErrors
+from services.teacher.routes.open_inference import HEALTH
+from services.teacher.routes.tensors import said_of_tensors
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.errors import Overloaded
 from understudy.schemas import Attribution, PredictionRequest, PredictionResponse
+from understudy.string_errors import StringErrors
 from understudy.testing import LABELS, SENTENCES, tiny_classifier
 
 Serve = Callable[..., Any]
@@ -438,7 +440,7 @@ async def test_an_error_that_is_sent_in_parts_is_one_string() -> None:
         await send({"type": "http.response.body", "body": b'{"error": {"mess', "more_body": True})
         await send({"type": "http.response.body", "body": b'age": "no: inputs[2].choices"}}'})
 
-    transport = httpx.ASGITransport(app=StringErrors(app))
+    transport = httpx.ASGITransport(app=StringErrors(app, said=said_of_tensors))
     async with httpx.AsyncClient(transport=transport, base_url="http://teacher") as http:
         answer = await http.get("/v2/models")
         assert (answer.status_code, answer.json()) == (400, {"error": "no: choices[2]"})

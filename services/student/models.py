@@ -8,15 +8,21 @@ request keeps the model that it began with. Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import OrderedDict
+from pathlib import Path
 
 import structlog
 
+from services.student.record import Record
+from services.student.served import Served
 from services.student.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.batching import ModelThread
+from understudy.drift import Profile
 from understudy.errors import ArtifactNotFound, ModelNotFound, Unavailable, UnderstudyError
+from understudy.models.source import Source
 from understudy.serving.hf import HFEngine
 
 __all__ = ["Models"]
@@ -35,12 +41,12 @@ class Models:
         self.settings = settings
         self.store = store or ArtifactStore(settings.artifacts)
         self.problems: dict[str, str] = {}  # alias -> why it does not serve what it names
-        self._engines: OrderedDict[str, HFEngine] = OrderedDict()
+        self._models: OrderedDict[str, Served] = OrderedDict()
         self._served: dict[str, str] = {}  # alias -> artifact id
         self._failed: dict[str, tuple[float, Exception]] = {}  # artifact id -> when and why it did not load
-        self._loading: dict[str, asyncio.Task[HFEngine]] = {}  # artifact id -> what its first caller began
+        self._loading: dict[str, asyncio.Task[Served]] = {}  # artifact id -> what its first caller began
         self._moving: dict[str, asyncio.Task[None]] = {}  # alias -> the look-up or move that is under way
-        self._loader = ModelThread(settings.max_queue)
+        self._loader = ModelThread(settings.max_loading)
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -54,36 +60,41 @@ class Models:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._loader.close)
 
-    def ready(self) -> HFEngine:
+    def ready(self) -> Served:
         """The default alias's model. Raises Unavailable, which says what to do, where there is none."""
         alias = self.settings.alias
         if self._following is None or self._following.done():
             raise Unavailable("the task that follows the aliases has ended: restart the service")
         if alias not in self._served:
             raise Unavailable(f"no model is served yet: {self.problems.get(alias, f'{alias} is being loaded')}")
-        return self._engines[self._served[alias]]
+        return self._models[self._served[alias]]
 
-    def loaded(self) -> list[HFEngine]:
-        return list(self._engines.values())
+    def loaded(self) -> list[Served]:
+        return list(self._models.values())
 
-    def aliases(self, engine: HFEngine) -> tuple[str, ...]:
+    def check_loaded(self, name: str) -> None:
+        """Raise Unavailable for an artifact id or alias whose model is not in memory."""
+        if self._served.get(name, name) not in self._models:
+            raise Unavailable(f"model '{name}' is not in memory: name it in a request, which loads it")
+
+    def aliases(self, model: Served) -> tuple[str, ...]:
         """The followed aliases that a model answers to."""
-        return tuple(sorted(alias for alias, artifact in self._served.items() if artifact == engine.name))
+        return tuple(sorted(alias for alias, artifact in self._served.items() if artifact == model.artifact))
 
-    async def engine(self, name: str) -> HFEngine:
+    async def get(self, name: str) -> Served:
         """The model behind an artifact id or alias, loaded if it has to be.
 
         Raises ModelNotFound, which lists the aliases, Overloaded, or what is wrong with the artifact.
         """
         known = self._served.get(name, name)
-        if known in self._engines:
-            self._engines.move_to_end(known)
-            return self._engines[known]
+        if known in self._models:
+            self._models.move_to_end(known)
+            return self._models[known]
         artifact = await self._loader.run(self._resolve, name)
-        engine = await self._load(artifact)
+        model = await self._load(artifact)
         # An alias that is followed by now may have moved on already; it is not for this request to move it back.
-        self._keep(engine, alias=None if name == artifact or name in self._served else name)
-        return engine
+        self._keep(model, alias=None if name == artifact or name in self._served else name)
+        return model
 
     async def _follow(self) -> None:
         """Look up every followed alias, again and again; one that takes long to move holds up no other."""
@@ -98,7 +109,7 @@ class Models:
             # Not on the loader's thread: while a large model is being read, other aliases may move.
             artifact = await asyncio.to_thread(self._resolve, alias)
             if self._served.get(alias) != artifact:
-                self._keep(self._engines.get(artifact) or await self._load(artifact), alias)
+                self._keep(self._models.get(artifact) or await self._load(artifact), alias)
             self.problems.pop(alias, None)
         except UnderstudyError as error:
             self._note(alias, error.message)
@@ -122,10 +133,10 @@ class Models:
             raise ModelNotFound(f"'{name}' is no model but a {artifact.partition('-')[0]}", param="model")
         return artifact
 
-    async def _load(self, artifact: str) -> HFEngine:
+    async def _load(self, artifact: str) -> Served:
         """Load once for everybody who waits. A failure is remembered for a while: reading is not cheap."""
-        if artifact in self._engines:  # it came while this caller was looking its name up
-            return self._engines[artifact]
+        if artifact in self._models:  # it came while this caller was looking its name up
+            return self._models[artifact]
         when, error = self._failed.get(artifact, (0.0, None))
         if error is not None and time.monotonic() < when + self.settings.retry_seconds:
             raise error.with_traceback(None)
@@ -134,10 +145,10 @@ class Models:
         # One caller may leave; the others still wait for the same task.
         return await asyncio.shield(self._loading[artifact])
 
-    async def _open(self, artifact: str) -> HFEngine:
+    async def _open(self, artifact: str) -> Served:
         started = time.monotonic()
         try:
-            engine = await self._loader.run(self._read, artifact)
+            model = await self._loader.run(self._read, artifact)
         except Exception as error:
             if not getattr(error, "retryable", False):
                 self._failed[artifact] = (time.monotonic(), error)
@@ -145,28 +156,45 @@ class Models:
         finally:
             del self._loading[artifact]
         self._failed.pop(artifact, None)
-        self._keep(engine, alias=None)  # here, and not only by those who wait: there may be nobody left
+        self._keep(model, alias=None)  # here, and not only by those who wait: there may be nobody left
         log.info("model_loaded", artifact=artifact, seconds=round(time.monotonic() - started, 3))
-        return engine
+        return model
 
-    def _read(self, artifact: str) -> HFEngine:
-        return HFEngine.load(self.store.folder(artifact), self.settings.device, artifact)
+    def _read(self, artifact: str) -> Served:
+        folder = self.store.folder(artifact)
+        engine = HFEngine.load(folder, self.settings.device, artifact)
+        tokenizer = Source.find(str(folder), None).tokenizer()
+        info = engine.info()
+        record = Record(info.task.labels if info.task else (), _profile(folder), self.settings.drift_window)
+        return Served(info, self.store.get(artifact).created_at, engine, tokenizer, record)
 
-    def _keep(self, engine: HFEngine, alias: str | None) -> None:
+    def _keep(self, model: Served, alias: str | None) -> None:
         """Make a loaded model the one that answers, in one step that no request can see half of."""
-        self._engines[engine.name] = engine
-        self._engines.move_to_end(engine.name)
-        if alias is not None and self._served.get(alias) != engine.name:
-            log.info("alias_moved", alias=alias, artifact=engine.name, before=self._served.get(alias))
-            self._served[alias] = engine.name
+        self._models[model.artifact] = model
+        self._models.move_to_end(model.artifact)
+        if alias is not None and self._served.get(alias) != model.artifact:
+            log.info("alias_moved", alias=alias, artifact=model.artifact, before=self._served.get(alias))
+            self._served[alias] = model.artifact
         self._make_room()
 
     def _make_room(self) -> None:
         pinned = self._served.get(self.settings.alias)
-        while len(self._engines) > self.settings.max_models:
-            name = next(name for name in self._engines if name != pinned)
-            del self._engines[name]
+        while len(self._models) > self.settings.max_models:
+            name = next(name for name in self._models if name != pinned)
+            del self._models[name]
             self._served = {alias: artifact for alias, artifact in self._served.items() if artifact != name}
             kept = {self.settings.alias, *self._served}
             self.problems = {alias: text for alias, text in self.problems.items() if alias in kept}
             log.info("model_put_out", artifact=name)
+
+
+def _profile(folder: Path) -> Profile | None:
+    """What a model is compared with: its `profile.json`, else what its report holds. A broken one is no profile."""
+    try:
+        own, report = folder / "profile.json", folder / "report.json"
+        if own.is_file():
+            return Profile.model_validate_json(own.read_bytes())
+        return Profile.of_report(json.loads(report.read_bytes())) if report.is_file() else None
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        log.warning("profile_not_read", artifact=folder.name, error=str(error))
+        return None

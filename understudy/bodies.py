@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-
-from understudy.schemas import AttributionRequest, PredictionRequest
+from pydantic import BaseModel, ValidationError
 
 __all__ = ["as_request"]
 
-R = TypeVar("R", AttributionRequest, PredictionRequest)
+R = TypeVar("R", bound=BaseModel)
 
 
 def as_request(kind: type[R], fields: Mapping[str, Any], *, whole: str) -> R:

@@ -1,0 +1,1 @@
+"""The student's addresses, one module for each protocol; all of them ask the desk."""
