@@ -16,6 +16,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("UNDERSTUDY_ENGINES", "")  # seconds a job: only the tests of engines ask for them
 
 from understudy.artifacts import ArtifactStore
 

@@ -10,6 +10,8 @@ from urllib.parse import quote
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, NAMES
+
 __all__ = ["Settings"]
 
 _BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
@@ -58,17 +60,30 @@ class Settings(BaseSettings):
     threads_per_child: int = Field(default=1, ge=1)
     child_grace: float = Field(default=5.0, ge=0)
     """How long a training process may take to end before it is killed."""
+    engines: Annotated[tuple[str, ...], NoDecode] = ("ct2:int8", "ort:int8")
+    """What students are exported for, where this machine has the packages; empty for the reference alone."""
+    engine_min_agreement: float = Field(default=MIN_AGREEMENT, ge=0, le=1)
+    """The least share of validation rows that an engine answers as the reference does; else it is not published."""
+    engine_max_drop: float = Field(default=MAX_DROP, ge=0, le=1)
+    """By how much its share of right answers may be lower: 0.005 is half a point."""
     max_upload_bytes: int = Field(default=512 * 1024**2, ge=1)
     max_body_bytes: int = Field(default=1024**2, ge=1)
     """The largest body of any other request."""
 
-    @field_validator("teacher_urls", mode="before")
+    @field_validator("teacher_urls", "engines", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Read a JSON list as well as `http://a:8001,http://b:8001`."""
         if not isinstance(value, str):
             return value
         return json.loads(value) if value.startswith("[") else [url.strip() for url in value.split(",") if url.strip()]
+
+    @field_validator("engines")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in NAMES]:
+            raise ValueError(f"there is no engine '{unknown[0]}' to export for: choose from {', '.join(NAMES)}")
+        return value
 
     @field_validator("broker_url")
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 from understudy.artifacts import ArtifactStore
 from understudy.errors import UnderstudyError
 
-__all__ = ["evaluate", "inspect", "measure", "train"]
+__all__ = ["engines", "evaluate", "inspect", "measure", "train"]
 
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -30,6 +30,31 @@ def evaluate(spec: Mapping[str, Any], out: Path, emit: Emit) -> Mapping[str, Any
     from understudy.evaluation.spec import EvaluateSpec
 
     report = run(EvaluateSpec.model_validate(spec), out, lambda done, total: emit({"completed": done, "total": total}))
+    return report.model_dump(mode="json")
+
+
+def engines(spec: Mapping[str, Any], out: Path, emit: Emit) -> Mapping[str, Any]:
+    """The model in `folder` exported for the engines `names` into `out`, those that pass the gate on `rows`."""
+    from understudy.data.parquet import read_examples
+    from understudy.evaluation.metrics import correctness
+    from understudy.serving.parity import publish_engines
+
+    report = publish_engines(
+        Path(spec["folder"]),
+        read_examples(Path(spec["rows"])),
+        spec["names"],
+        out,
+        correctness,
+        min_agreement=spec["min_agreement"],
+        max_drop=spec["max_drop"],
+        tell=lambda result: emit(
+            {
+                "message": result.sentence,
+                "level": "info" if result.published else "warn",
+                "data": result.model_dump(mode="json"),
+            }
+        ),
+    )
     return report.model_dump(mode="json")
 
 

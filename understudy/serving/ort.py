@@ -74,7 +74,7 @@ class Model(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> EncoderClassifierOutput:
         """Logits (B, L) and, with a gate, gate logits (B, T), the dtype's minimum at padding: 2 x (B, T) -> ..."""
         if not self.alone:
-            return EncoderClassifierOutput(**self._run(input_ids, attention_mask))
+            return _output(self._run(input_ids, attention_mask))
         rows = []
         for ids, mask in zip(input_ids, attention_mask, strict=True):
             length = int(mask.sum())  # rows are padded at their end
@@ -86,12 +86,16 @@ class Model(nn.Module):
             found["gate_logits"] = torch.stack(
                 [nn.functional.pad(gate, (0, input_ids.shape[1] - len(gate)), value=shut) for gate in gates]
             )
-        return EncoderClassifierOutput(**found)
+        return _output(found)
 
     def _run(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         fed = dict(zip(INPUTS, (ids.numpy(), mask.numpy()), strict=True))
         found = self.session.run(None, fed)
         return {name: torch.from_numpy(np.asarray(value)) for name, value in zip(OUTPUTS, found, strict=False)}
+
+
+def _output(found: dict[str, Tensor]) -> EncoderClassifierOutput:
+    return EncoderClassifierOutput(logits=found["logits"], gate_logits=found.get("gate_logits"))
 
 
 class Adapted(ClassifierAdapter):

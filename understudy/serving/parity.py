@@ -20,13 +20,9 @@ from understudy.models.load import load_task
 from understudy.schemas import Example, PredictionInput, TaskSpec
 from understudy.serving.export import export, fits, open_exported
 from understudy.serving.hf import HFEngine
-from understudy.serving.published import REPORT, EngineReport, EngineResult, folder_of, parse
+from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, REPORT, EngineReport, EngineResult, folder_of, parse
 
-__all__ = ["MAX_DROP", "MAX_ROWS", "MIN_AGREEMENT", "Correct", "compare", "publish_engines"]
-
-MIN_AGREEMENT = 0.99
-MAX_DROP = 0.005
-"""The gate: the share of equal answers, and by how much the share of right ones may be lower."""
+__all__ = ["MAX_ROWS", "Correct", "compare", "publish_engines"]
 
 MAX_ROWS = 1000
 """Rows that are compared: with these, agreement of 99 % is known to about half a point."""
@@ -114,7 +110,7 @@ def _tried(
     except UnderstudyError as error:
         return EngineResult(name=name, problem=error.message)
     except Exception as error:  # exporters raise whatever they like, and the reference serves without them
-        return EngineResult(name=name, problem=f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}")
+        return EngineResult(name=name, problem=f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:300])
     problem = _failed(found, *gate)
     return found.model_copy(
         update={

@@ -14,7 +14,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.errors import ModelError, UnknownName
 
-__all__ = ["NAMES", "REPORT", "EngineName", "EngineReport", "EngineResult", "folder_of", "missing", "parse", "read"]
+__all__ = [
+    "MAX_DROP",
+    "MIN_AGREEMENT",
+    "NAMES",
+    "REPORT",
+    "EngineName",
+    "EngineReport",
+    "EngineResult",
+    "folder_of",
+    "missing",
+    "parse",
+    "read",
+]
 
 EngineName = Literal["ct2", "ort"]
 
@@ -22,6 +34,10 @@ NAMES = ("ct2:int8", "ct2:float32", "ort:int8", "ort:float32")
 """What can be exported. `ct2` is CTranslate2, for T5 students; `ort` is ONNX Runtime, for classifiers."""
 
 REPORT = "engines.json"
+
+MIN_AGREEMENT = 0.99
+MAX_DROP = 0.005
+"""The gate: the least share of answers that equal the reference's, and by how much the share of right ones may drop."""
 
 _TO_RUN = {"ct2": ("ctranslate2",), "ort": ("onnxruntime",)}
 _TO_EXPORT = {"ct2": ("ctranslate2",), "ort": ("onnxruntime", "onnx", "onnxscript")}
@@ -55,10 +71,11 @@ class EngineResult(BaseModel):
         if self.agreement is None or self.accuracy is None or self.reference_accuracy is None:
             return f"Engine {self.name} is not published: {self.problem}"
         drop = 100 * (self.reference_accuracy - self.accuracy)
+        megabytes, reference = (self.bytes or 0) / 1e6, (self.reference_bytes or 0) / 1e6
         facts = (
             f"agrees with the reference on {100 * self.agreement:.1f} % of {self.rows} validation rows, accuracy "
-            f"{0.0 - drop:+.1f} points, {(self.bytes or 0) / 1e6:.1f} MB (reference {(self.reference_bytes or 0) / 1e6:.1f})"
-            f", {self.speedup or 0:.1f} x as fast on single requests"
+            f"{0.0 - drop:+.1f} points, {megabytes:.1f} MB (reference {reference:.1f}), "
+            f"{self.speedup or 0:.1f} x as fast on single requests"
         )
         return (
             f"Engine {self.name}: {facts}"

@@ -1,4 +1,8 @@
-"""Publish: the arm that the report chose becomes a model artifact with its papers, behind the job's alias."""
+"""Publish: the arm that the report chose becomes a model artifact with its papers, behind the job's alias.
+
+Beside its weights lie the engines that answer as they do: exported and compared in a child process, and left out,
+with a line in the job's story, where that fails in whatever way.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from services.orchestrator import stages
+from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
-from services.orchestrator.jobs import Item, Job
+from services.orchestrator.jobs import Event, Item, Job
 from services.orchestrator.store import FileRow
+from understudy.errors import InvalidRequest, ModelError, StageFailed
 from understudy.evaluation.report import Report, points
+from understudy.serving.published import REPORT, EngineReport, missing, read
 
 __all__ = ["Published", "absorb", "run"]
+
+
+_EXPORT_ERRORS = (InvalidRequest, ModelError, StageFailed)
+"""What a child may end with that is the export's own; a lost lease and a worker's end are not."""
 
 
 class Published(BaseModel):
@@ -33,10 +45,11 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
     chosen = report.published
     folder = context.scratch(item) / "model"
     shutil.copytree(context.artifacts.folder(chosen.artifact), folder, ignore=_manifest_only, dirs_exist_ok=True)
+    engines = _add_engines(context, job, item, grip, folder)
     for name in ("report.json", "report.html"):
         shutil.copyfile(papers / name, folder / name)
-    _write_json(folder / "provenance.json", _provenance(job, report))
-    (folder / "README.md").write_text(_model_card(job, report), encoding="utf-8")
+    _write_json(folder / "provenance.json", _provenance(job, report, engines))
+    (folder / "README.md").write_text(_model_card(job, report, engines), encoding="utf-8")
     meta = {"role": "published", "job_id": job.id, "recipe": chosen.recipe, "seed": chosen.seed}
     model = context.artifacts.publish("model", folder, meta).id
     grip.check()
@@ -47,6 +60,41 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
 
 def absorb(job: Job, result: Published) -> Job:
     return job.model_copy(update={"fine_tuned_model": result.model, "result_files": (result.result_file,)})
+
+
+def _add_engines(context: Context, job: Job, item: Item, grip: Grip, folder: Path) -> EngineReport | None:
+    """Put the engines that passed the gate into `folder`. Done twice, it finds the first time's figures."""
+    assert job.facts.dataset is not None
+    made = context.settings.work / item.id / "engines"
+    names = [name for name in context.settings.engines if not missing(name, export=True)]
+    if names and not (made / REPORT).is_file():
+        made.mkdir(parents=True, exist_ok=True)
+        spec = {
+            "folder": str(folder),
+            "rows": str(context.artifacts.folder(job.facts.dataset) / "validation.parquet"),
+            "names": names,
+            "min_agreement": context.settings.engine_min_agreement,
+            "max_drop": context.settings.engine_max_drop,
+        }
+        try:
+            run_child(
+                stages.engines,
+                spec,
+                made,
+                emit=lambda event: grip.event(Event(**event)),
+                check=grip.check,
+                threads=context.settings.threads_per_child,
+                grace=context.settings.child_grace,
+                lock=made.parent / "owner.lock",
+            )
+        except _EXPORT_ERRORS as error:
+            grip.event(Event(level="warn", message=f"No engine is published but the reference: {error}"[:1000]))
+    if not (made / REPORT).is_file():
+        return None
+    if (made / "engines").is_dir():
+        shutil.copytree(made / "engines", folder / "engines", dirs_exist_ok=True)
+    shutil.copyfile(made / REPORT, folder / REPORT)
+    return read(folder)
 
 
 def _manifest_only(_: str, names: list[str]) -> list[str]:
@@ -69,7 +117,7 @@ def _keep_report(context: Context, job: Job, report: Path, folder: Path) -> str:
     return context.files.add(row).id
 
 
-def _provenance(job: Job, report: Report) -> dict[str, Any]:
+def _provenance(job: Job, report: Report, engines: EngineReport | None) -> dict[str, Any]:
     """Enough to find, or to make again, each thing that the model came from."""
     return {
         "job_id": job.id,
@@ -83,6 +131,7 @@ def _provenance(job: Job, report: Report) -> dict[str, Any]:
         "method": job.method,
         "teacher": _teacher(job) if job.distils else None,
         "spec": job.spec.model_dump(mode="json"),
+        "engines": [one.name for one in engines.published] if engines else [],
         "versions": {name: version(name) for name in ("understudy", "torch", "transformers", "tokenizers")},
     }
 
@@ -97,10 +146,11 @@ def _teacher(job: Job) -> dict[str, Any]:
     }
 
 
-def _model_card(job: Job, report: Report) -> str:
+def _model_card(job: Job, report: Report, engines: EngineReport | None) -> str:
     chosen, arm = report.published, report.student
     comparisons = "\n".join(f"- {comparison.sentence}" for comparison in report.comparisons) or "- nothing to compare"
     caveats = "\n".join(f"- {caveat}" for caveat in report.caveats) or "- none"
+    others = "\n".join(f"- {one.sentence}" for one in engines.results) if engines else ""
     task = report.task
     teacher = report.teacher
     made = (
@@ -129,6 +179,11 @@ A student of {arm.parameters:,} parameters, {made} by Understudy.
 ## What to keep in mind
 
 {caveats}
+
+## Engines
+
+- `hf`, the reference: the weights as they were trained
+{others}
 
 ## Files
 
