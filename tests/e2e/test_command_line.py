@@ -61,6 +61,24 @@ def test_distill_takes_a_csv_and_a_running_orchestrator(stack: Stack, tmp_path: 
     assert list((tmp_path / "out").glob("ftjob-*.html"))
 
 
+def test_a_dry_run_prints_what_a_job_would_find_and_cost_and_makes_none(stack: Stack, tmp_path: Path) -> None:
+    rows = "".join(f'"Hall {i}, which was {word}",{word}\n' for i in range(40) for word in ("warm", "cold"))
+    (tmp_path / "halls.csv").write_text("text,label\n" + rows)
+    (tmp_path / "more.csv").write_text("text\n" + "".join(f'"Shed {i}, which was damp"\n' for i in range(9)))
+    options = ["--teacher", "scratch:bert-1x16", "--student", "scratch:bert-1x16", "--finetune-teacher", "--dry-run"]
+    options += ["--unlabelled", "more.csv", "--sizes", "20", "--url", stack.orchestrator_url]
+    with OrchestratorClient(stack.orchestrator_url) as client:
+        before = len(client.jobs())
+        done = _run("distill", "halls.csv", *options, cwd=tmp_path)
+        assert len(client.jobs()) == before
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("9 unlabelled", "2 labels: cold, warm", "candidates, 100 steps each", "trainings, 400 steps each"):
+        assert words in done.stdout
+    refused = _run("distill", "halls.csv", *options[:-4], "--sizes", "4000", *options[-2:], cwd=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "Error (--sizes): a training set of 4000 rows cannot be" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
