@@ -254,9 +254,7 @@ def test_json_alone_is_printed_when_it_is_asked_for(world: Path) -> None:
     assert json.loads(result.output)["verdict"] == "bit-equal"
 
 
-def test_the_threads_are_those_of_the_training_and_are_given_back(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_threads_are_those_of_the_training_and_are_given_back(copied: Path) -> None:
     def two(manifest: dict[str, Any]) -> None:
         for arm in manifest["arms"]:
             arm["environment"]["threads"] = 2

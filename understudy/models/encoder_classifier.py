@@ -104,7 +104,7 @@ class EncoderClassifier(PreTrainedModel):
             gate_logits = self.gate(hidden).squeeze(-1)  # (B, T)
             if self.config.pooling == "gate":
                 weights = torch.sigmoid(gate_logits) * real
-            gate_logits = gate_logits.masked_fill(real == 0, torch.finfo(hidden.dtype).min)
+            gate_logits = gate_logits.masked_fill(real == 0, torch.finfo(gate_logits.dtype).min)
         # The clamp only matters where every gate is shut or a row is all padding; 0 / 0 would poison the batch.
         total = weights.sum(1, keepdim=True).clamp_min(torch.finfo(hidden.dtype).tiny)
         pooled = (weights.unsqueeze(-1) * hidden).sum(1) / total  # (B, D)

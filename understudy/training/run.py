@@ -56,7 +56,8 @@ def _alone(out: Path) -> Iterator[None]:
 
     Of several processes that share one training, as a launcher starts them, the first holds it for all.
     """
-    together = PartialState() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    together = PartialState(cpu=not torch.accelerator.is_available()) if several else None
     with open(out / "lock", "w") as lock:
         if together is None or together.is_main_process:
             fcntl.flock(lock, fcntl.LOCK_EX)

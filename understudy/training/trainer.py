@@ -216,7 +216,8 @@ def training_arguments(plan: Plan, out: Path, *, seed: int, parameters: int) -> 
         logging_steps=max(1, plan.steps // _LOG_EVENTS),
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen, see DistillationTrainer.log
         bf16=bfloat16,
-        use_cpu=bfloat16 and not torch.cuda.is_available(),
+        # Said aloud, because several processes find each other on processors only where they are asked for.
+        use_cpu=not torch.cuda.is_available() and (bfloat16 or not torch.accelerator.is_available()),
         report_to="none",
         log_level="error",
         disable_tqdm=True,
