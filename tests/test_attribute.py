@@ -215,7 +215,7 @@ def test_all_that_need_only_a_score_are_compared_by_default() -> None:
         (("--label", "neutral", "--against", "neutral"), "is explained in the text: name another"),
         (("--labels", "one"), "(--labels): Tuple should have at least 2 items"),
         (("--template", "x"), "(--template): template must contain {input}"),
-        (("--device", "cuda"), "(--device): there is no cuda on this machine"),
+        (("--device", "cuda"), "(--device): there is no device 'cuda' on this machine"),
         (("--out", "/no/such/file"), "'/no/such/file' cannot be written: No such file"),
         (("--html", "/no/such/file"), "'/no/such/file' cannot be written: No such file"),
         (("--out", "x", "--method", "random", "--method", "saliency"), "(--out): the lines of a file"),
@@ -365,7 +365,7 @@ def test_a_model_that_fails_on_a_row_names_its_line(model: str, tmp_path: Path) 
     path = tmp_path / "rows.jsonl"
     path.write_text('\n\n{"input": "A dull film."}\n', encoding="utf-8")
     with pytest.raises(ModelError, match=r"^line 3: the model's numbers are not finite"):
-        list(explain.explain(InProcess(adapter, "broken", 2048), explain.read(str(path)), AttributionOptions()))
+        list(explain.explain(InProcess(adapter, "broken"), explain.read(str(path)), AttributionOptions()))
 
 
 def test_the_python_in_the_documentation_runs(model: str) -> None:

@@ -199,11 +199,10 @@ class Explainer(Protocol):
 
 @dataclass(frozen=True)
 class InProcess:
-    """A model in this process; `name` is what it is called in answers, `batch` the padded tokens of one pass."""
+    """A model in this process; `name` is what it is called in answers."""
 
     adapter: Adapter
     name: str
-    batch: int
 
     def explain(self, examples: Sequence[AttributionExample], options: AttributionOptions) -> AttributionResponse:
         from understudy.attribution.attribute import attribute
@@ -218,7 +217,7 @@ class InProcess:
             settings=settings_of(make_method(options.method, options.settings)),
             target=options.target,
             precision=adapter.precision,
-            results=tuple(attribute(adapter, examples, options, max_padded_tokens=self.batch)),
+            results=tuple(attribute(adapter, examples, options)),
         )
 
 
@@ -247,14 +246,12 @@ def load(ref: str, *, store: Path, device: str, dtype: str, batch: int) -> InPro
 
     Raises ModelNotFound, ModelError, and InvalidRequest for a device that is not there.
     """
-    import torch
-
     from understudy.models.load import load_adapter
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InvalidRequest(f"there is no {device} on this machine", param="device")
     artifacts = ArtifactStore(store) if store.is_dir() else None
-    return InProcess(load_adapter(ref, store=artifacts, device=device, dtype=dtype), ref, batch)
+    adapter = load_adapter(ref, store=artifacts, device=device, dtype=dtype)
+    adapter.max_padded_tokens = batch
+    return InProcess(adapter, ref)
 
 
 # --- asking --------------------------------------------------------------------------------------------------------
@@ -282,9 +279,7 @@ def compare(
     from understudy.attribution.comparison import compare
 
     with _lines_named(source):
-        return compare(
-            model.adapter, source.questions, methods, options, max_padded_tokens=model.batch, progress=progress
-        )
+        return compare(model.adapter, source.questions, methods, options, progress=progress)
 
 
 @contextmanager

@@ -19,7 +19,14 @@ from services.teacher.metrics import TeacherMetrics
 from understudy.attribution.methods import Method, settings_of
 from understudy.batching import DynamicBatcher
 from understudy.errors import UnderstudyError
-from understudy.schemas import Attribution, AttributionExample, AttributionOptions, Prediction, PredictionInput
+from understudy.schemas import (
+    Attribution,
+    AttributionExample,
+    AttributionOptions,
+    ModelInfo,
+    Prediction,
+    PredictionInput,
+)
 
 __all__ = ["Answers", "Explained"]
 
@@ -38,6 +45,7 @@ class Question:
 class Explained(Question):
     """A question whose answers are attributions; `contrast` where two answers are compared."""
 
+    model: ModelInfo = field(compare=False)
     options: AttributionOptions = field(compare=False)
     method: Method = field(compare=False)
     contrast: bool = field(compare=False)
@@ -45,7 +53,7 @@ class Explained(Question):
     def costs(self, examples: Sequence[AttributionExample], lengths: Sequence[int]) -> list[int]:
         """Tokens that each example takes, counted once for every pass."""
         return [
-            length * limits.passes(self.options, self.method, self.contrast, example.input)
+            limits.work(self.model, self.options, self.method, example, length, contrast=self.contrast)
             for example, length in zip(examples, lengths, strict=True)
         ]
 
@@ -76,6 +84,7 @@ class Answers:
         return Explained(
             key=options_key(model.info.fingerprint, precision, options, settings_of(method)),
             work=partial(self._engine.explain, model, options),
+            model=model.info,
             options=options,
             method=method,
             contrast=contrast,

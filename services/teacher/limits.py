@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from services.teacher.settings import Settings
+from understudy.attribution.attribute import check_rows
 from understudy.attribution.methods import Method, make_method, settings_of
 from understudy.errors import InvalidRequest, PayloadTooLarge
 from understudy.schemas import (
     AttributionExample,
     AttributionOptions,
     AttributionRequest,
+    ModelInfo,
     PredictionInput,
     PredictionRequest,
 )
 
-__all__ = ["check", "check_method", "check_tokens", "passes"]
+__all__ = ["check", "check_method", "check_tokens", "work"]
 
 _STEPS = ("n_steps", "n_samples")
 _FAITHFULNESS = 12  # forward passes: without the rationale, with it alone, and both for five shares of the words
@@ -42,9 +44,10 @@ def check(request: AttributionRequest | PredictionRequest, settings: Settings, *
 
 def check_method(options: AttributionOptions, settings: Settings) -> Method:
     """The method that is asked for. Raises UnknownName, or InvalidRequest for settings that there are not or above
-    what this service allows.
+    what this service allows, and for rows that the method has not.
     """
     method = make_method(options.method, options.settings)
+    check_rows(options, method)
     chosen, most = settings_of(method), settings.max_steps
     for name in _STEPS:
         if name in chosen and chosen[name] > most:
@@ -54,36 +57,56 @@ def check_method(options: AttributionOptions, settings: Settings) -> Method:
 
 def check_tokens(field: str, lengths: Sequence[int], costs: Sequence[int], settings: Settings) -> None:
     """Raise PayloadTooLarge where a request has too many tokens, or too many times the passes that it asks for."""
-    tokens, work = sum(lengths), sum(costs)
+    tokens, every_pass = sum(lengths), sum(costs)
     if tokens > settings.max_request_tokens:
         raise PayloadTooLarge(
             f"{field} take {tokens} tokens together: at most {settings.max_request_tokens} in one request", param=field
         )
-    if work > settings.max_request_work:
+    if every_pass > settings.max_request_work:
         raise PayloadTooLarge(
-            f"{field} take {tokens} tokens and {work} with every pass of the method: at most "
-            f"{settings.max_request_work} in one request. Ask for fewer steps, or send fewer {field}",
+            f"{field} take {tokens} tokens and {every_pass} with every pass that they ask for: at most "
+            f"{settings.max_request_work} in one request. Ask for fewer steps, leave out rows and faithfulness, or send "
+            f"fewer {field}",
             param=field,
         )
 
 
-def passes(
-    options: AttributionOptions, method: Method, example: AttributionExample, candidates: int, contrast: bool
+def work(
+    model: ModelInfo,
+    options: AttributionOptions,
+    method: Method,
+    example: AttributionExample,
+    length: int,
+    *,
+    contrast: bool,
 ) -> int:
-    """Passes through the model that explaining one text takes, about.
+    """Tokens that the model reads to explain one text of `length` tokens, each counted for every pass, about.
 
-    A method's steps, or one for each word; again for each token of the answer where each has its row, as far as its
-    text tells their number; one for the model's own answer and one more for each of `candidates` answers that it is
-    chosen from, which faithfulness asks for again without some of the words.
+    The map takes a method's steps, or a pass for each word; again for the answer that it is compared with, and for each
+    token of the explained answer where each has its row. The model's own answer takes a pass, and faithfulness asks for
+    it again without some of the words.
     """
     settings = settings_of(method)
     steps = max((int(settings[name]) for name in _STEPS if name in settings), default=1)
     words = len(example.input.split()) if method.unit == "word" else 1
     answer = example.output if options.target == "gold" else options.label
-    rows = len((answer or "").split()) or 1 if options.rows else 0
-    asked = max(1, candidates)
-    answers = (asked if options.predict else 0) + (_FAITHFULNESS * asked if options.faithfulness else 0)
-    return max(steps, words) * (1 + contrast + rows) + answers
+    rows = _tokens(answer or "") if options.rows else 0
+    asked = options.predict + _FAITHFULNESS * options.faithfulness
+    closed = example.choices or options.labels or (model.task.labels if model.task else ())
+    return length * max(steps, words) * (1 + contrast + rows) + asked * _answer(model, length, closed)
+
+
+def _answer(model: ModelInfo, length: int, closed: Sequence[str]) -> int:
+    """Tokens read for one answer: a classifier scores all labels at once, a decoder reads the text anew for each."""
+    if not closed or model.architecture == "classifier":
+        return length
+    readings = len(closed) if model.architecture == "causal" else 1
+    return readings * length + sum(map(_tokens, closed))
+
+
+def _tokens(text: str) -> int:
+    """About how many a text takes, without a tokenizer."""
+    return 1 + len(text) // 4
 
 
 def _items(

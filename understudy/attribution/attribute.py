@@ -33,7 +33,7 @@ from understudy.schemas import (
     Word,
 )
 
-__all__ = ["as_prediction", "attribute"]
+__all__ = ["as_prediction", "attribute", "check_rows"]
 
 
 def attribute(
@@ -41,22 +41,19 @@ def attribute(
     examples: Sequence[AttributionExample],
     options: AttributionOptions | None = None,
     *,
-    max_padded_tokens: int = 2048,
+    max_padded_tokens: int | None = None,
     field: str = "examples",
 ) -> list[Attribution]:
     """Score the words of each example for its target, in the caller's order.
 
-    `field` is what errors call the examples. Raises UnknownName, InvalidRequest for a target that is missing or
-    impossible, for settings that the method does not have and for a model that answers from reasons it has written, and
-    ModelError where the model's numbers are not finite or one example alone does not fit into the device's memory.
+    A pass takes `max_padded_tokens`, or as many as the adapter says. `field` is what errors call the examples. Raises
+    UnknownName, InvalidRequest for a target that is missing or impossible, for settings that the method does not have
+    and for a model that answers from reasons it has written, and ModelError where the model's numbers are not finite or
+    one example alone does not fit into the device's memory.
     """
     asked = options or AttributionOptions()
     method = make_method(asked.method, asked.settings)
-    if asked.rows and not hasattr(method, "rows"):
-        raise InvalidRequest(
-            f"the method '{asked.method}' has no rows for the tokens of an answer: choose another, such as saliency",
-            param="rows",
-        )
+    check_rows(asked, method)
     if adapter.form == "rationale_then_label":
         raise InvalidRequest(
             "this model writes its reasons and reads its answer from them: no map of the input alone explains that "
@@ -73,7 +70,7 @@ def attribute(
     others = compared(examples, asked, closed, targets, field)
     work = _Work(adapter, method, asked, texts, adapter.tokenize(texts), targets, others, field)
     maps: dict[int, _Map] = {}
-    for positions in work.batches(max_padded_tokens):
+    for positions in work.batches(max_padded_tokens or adapter.max_padded_tokens):
         maps.update(work.explain(positions))
     found = [maps[i] for i in range(len(texts))]
     rationales = [select(one.words, asked) for one in found]
@@ -103,6 +100,15 @@ def attribute(
         )
         for i, one in enumerate(found)
     ]
+
+
+def check_rows(options: AttributionOptions, method: Method) -> None:
+    """Raise InvalidRequest where a row for each token is asked of a method that has none."""
+    if options.rows and not hasattr(method, "rows"):
+        raise InvalidRequest(
+            f"the method '{options.method}' has no rows for the tokens of an answer: choose another, such as saliency",
+            param="rows",
+        )
 
 
 def as_prediction(found: Attribution) -> Prediction:

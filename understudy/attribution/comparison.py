@@ -135,7 +135,7 @@ def compare(
     methods: Sequence[tuple[str, Settings]],
     options: AttributionOptions,
     *,
-    max_padded_tokens: int = 2048,
+    max_padded_tokens: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
@@ -174,7 +174,7 @@ def compare(
 
 
 def _explain(
-    adapter: Adapter, asked: Sequence[AttributionExample], options: AttributionOptions, max_padded_tokens: int
+    adapter: Adapter, asked: Sequence[AttributionExample], options: AttributionOptions, max_padded_tokens: int | None
 ) -> Iterator[list[Attribution]]:
     for start in range(0, len(asked), CHUNK):
         yield attribute(
@@ -187,7 +187,7 @@ def _explain(
 
 
 def _seconds(
-    adapter: Adapter, asked: Sequence[AttributionExample], options: AttributionOptions, max_padded_tokens: int
+    adapter: Adapter, asked: Sequence[AttributionExample], options: AttributionOptions, max_padded_tokens: int | None
 ) -> float:
     """The time of the maps alone, and of the model's own answers where they are what is explained.
 

@@ -86,7 +86,7 @@ class Adapter(ABC):
     """
 
     architecture: ClassVar[str]  # "seq2seq", "causal" or "classifier"
-    max_padded_tokens: ClassVar[int] = 2048  # of one forward pass, where the adapter itself makes the batches
+    max_padded_tokens: int = 2048  # of one pass, wherever nobody else says how many; set it where a device takes more
     form: Form = "label"
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:

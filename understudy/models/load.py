@@ -21,6 +21,7 @@ from understudy.models.base import Adapter
 from understudy.models.causal import CausalAdapter
 from understudy.models.classifier import ClassifierAdapter
 from understudy.models.cut import cut_model, named_ids
+from understudy.models.device import pick_device
 from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig, Pooling, drop_pooler
 from understudy.models.fingerprint import fingerprint
 from understudy.models.forms import Form
@@ -108,7 +109,7 @@ def load_adapter(
     config = source.config()
     kind = architecture(config)
     tokenizer = source.tokenizer()
-    model = source.weights(config, LOADERS[kind], dtype=dtype, device=_device(device))
+    model = source.weights(config, LOADERS[kind], dtype=dtype, device=pick_device(device))
     folder = Path(source.place)
     card = load_card(folder)
     asked = max_tokens or (card.max_tokens if card else None)
@@ -158,12 +159,6 @@ def save(model: Any, tokenizer: Any, task: TaskSpec, card: ModelCard, folder: Pa
     tokenizer.save_pretrained(folder)
     (folder / "task.json").write_text(task.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (folder / "card.json").write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def window(config: PreTrainedConfig, tokenizer: Any, asked: int | None) -> int:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -39,6 +41,9 @@ LOADERS: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
     "classifier": AutoModelForSequenceClassification,
 }
+
+HUB_SECONDS = 5.0
+"""How long the hub may take to say whether it has a model."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _ARTIFACT = re.compile(r"[a-z]+-[0-9a-f]{24}")
@@ -109,6 +114,7 @@ class Source:
         return cls(ref, ref)
 
     def config(self) -> PreTrainedConfig:
+        self._reach()
         try:
             config = AutoConfig.from_pretrained(self.place, trust_remote_code=False)
         except OSError as error:
@@ -159,6 +165,21 @@ class Source:
                 param="model",
             )
         return model
+
+    def _reach(self) -> None:
+        """Ask the hub once for what is not here yet: its own client tries for 23 seconds before it says that it cannot.
+
+        What the hub itself answers is left to that client. Raises ModelNotFound where there is no answer.
+        """
+        name = "config.json"
+        if Path(self.place).is_dir() or isinstance(try_to_load_from_cache(self.place, name), str):
+            return
+        try:
+            get_hf_file_metadata(hf_hub_url(self.place, name), timeout=HUB_SECONDS)
+        except (HfHubHTTPError, FileMetadataError, ValueError):
+            return
+        except Exception as error:  # of whichever HTTP library the hub's client is built on
+            raise self._not_found(error) from error
 
     def _not_found(self, error: Exception) -> ModelNotFound:
         return ModelNotFound(

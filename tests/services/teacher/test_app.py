@@ -127,7 +127,7 @@ async def test_predictions_name_their_words(serve: Serve) -> None:
             413,
             "payload_too_large",
             "examples",
-            "every pass of the method",
+            "every pass that they ask for",
         ),
         (
             {

@@ -260,6 +260,22 @@ async def test_a_method_that_leaves_out_each_word_costs_a_pass_for_each(desk: Op
             await one.attribute(request(text, method="occlusion"))
 
 
+async def test_rows_that_a_method_has_not_are_refused_before_anything_waits(
+    desk: OpenDesk, settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(settings())
+    monkeypatch.setattr(engine, "explain", lambda *_: pytest.fail("the model was asked"))
+    async with desk(engine) as one:
+        with pytest.raises(InvalidRequest, match="no rows for the tokens") as caught:
+            await one.attribute(request("some words", method="random", rows=True))
+    assert caught.value.param == "rows"
+
+
+async def test_a_pass_of_any_method_takes_as_many_tokens_as_the_service_says(desk: OpenDesk) -> None:
+    async with desk(max_padded_tokens=77) as one, one._models.use("classifier") as model:
+        assert model.adapter.with_template("{input}!").max_padded_tokens == 77
+
+
 async def test_what_was_accepted_is_answered_when_the_desk_stops(settings: MakeSettings) -> None:
     engine = Watched(settings())
     one = Desk(engine, TeacherMetrics(CollectorRegistry()))
