@@ -168,6 +168,8 @@ def _complaint(error: Mapping[str, Any]) -> str:
         return "this field is required"
     if kind == "extra_forbidden":
         return "there is no such field"
+    if kind == "none_required":
+        return "this is not offered here: leave it out"
     if kind == "json_invalid":
         return f"the body is not valid JSON ({context.get('error', 'syntax error')})"
     return str(error["msg"]).removeprefix("Value error, ")

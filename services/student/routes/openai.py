@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from services.student.desk import Desk, Found
 from services.student.routes.state import ERRORS, Patience, TheDesk
 from understudy.bodies import as_request
 from understudy.data.rows import parse_input
-from understudy.errors import UnderstudyError
+from understudy.errors import InvalidRequest, UnderstudyError
 from understudy.schemas import Answer, Prediction, PredictionRequest, Request, Text, Word
 from understudy.serving.base import Reasons
 
@@ -73,12 +73,8 @@ class _Asked(Request):
     user: str | None = Field(default=None, description="Changes nothing")
     stop: None = Field(default=None, description="Not offered: a label is never cut")
     logit_bias: None = Field(default=None, description="Not offered")
-
-    @model_validator(mode="after")
-    def _streamed(self) -> _Asked:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is for requests with stream: true")
-        return self
+    tools: None = Field(default=None, description="Not offered: a student answers with text")
+    tool_choice: None = Field(default=None, description="Not offered")
 
 
 class CompletionRequest(_Asked):
@@ -122,12 +118,6 @@ class ChatRequest(_Asked):
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = Field(default=None, description="Changes nothing")
     prompt_cache_key: str | None = Field(default=None, description="Changes nothing")
-
-    @model_validator(mode="after")
-    def _with_logprobs(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs is for requests with logprobs: true")
-        return self
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -221,6 +211,8 @@ class Completion(_Completed):
     responses=_STREAMED,
 )
 async def chat(body: ChatRequest, desk: TheDesk, patience: Patience = None) -> Response:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("top_logprobs is for requests with logprobs: true", param="top_logprobs")
     found, usage = await _ask(desk, body, [_text(body)], patience, "messages")
     choices = tuple(
         ChatChoice(
@@ -262,6 +254,8 @@ async def complete(body: CompletionRequest, desk: TheDesk, patience: Patience = 
 async def _ask(
     desk: Desk, body: _Asked, texts: Sequence[str], patience: float | None, param: str
 ) -> tuple[Found, Usage]:
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options is for requests with stream: true", param="stream_options")
     fields = {
         "model": body.model,
         "inputs": [{"input": text, "choices": body.choices} for text in texts],

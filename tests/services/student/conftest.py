@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from asgi_lifespan import LifespanManager
 
 from services.student.app import create_app
@@ -122,3 +124,24 @@ def publish(store: WatchedStore, folders: dict[str, Path]) -> Callable[..., str]
         return artifact
 
     return put
+
+
+@pytest.fixture
+def address(store: WatchedStore, publish: Callable[..., str]) -> Iterator[str]:
+    """`host:port` of a student in a thread of its own, with the models `production` and `writer`."""
+    publish("one", "production")
+    publish("writer", "writer")
+    app = create_app(Settings(artifacts=store.root, device="cpu"), store)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    until = time.monotonic() + 60
+    while (answer := httpx.get(f"http://{host}:{port}/readyz")).status_code != 200:
+        assert time.monotonic() < until, answer.text
+        time.sleep(0.02)
+    yield f"{host}:{port}"
+    server.should_exit = True
+    thread.join()
