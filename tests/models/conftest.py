@@ -13,6 +13,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "llama": lambda folder: tiny_causal(folder, family="llama"),
     "classifier": tiny_classifier,
     "gate": lambda folder: tiny_classifier(folder, pooling="gate"),
+    "tags": lambda folder: tiny_classifier(folder, pooling="tags"),
+    "gated": lambda folder: tiny_seq2seq(folder, pooling="gate"),
     "bert": lambda folder: tiny_classifier(folder, kind="bert"),
 }
 

@@ -25,7 +25,7 @@ from understudy.schemas import TaskSpec
 from understudy.testing import LABELS, SENTENCES
 
 TEXTS = SENTENCES[:3]
-NAMES = ["seq2seq", "causal", "llama", "classifier", "gate", "bert"]
+NAMES = ["seq2seq", "gated", "causal", "llama", "classifier", "gate", "bert"]
 
 
 def load(folder_of: Callable[[str], Path], name: str) -> Adapter:
@@ -73,7 +73,7 @@ def test_a_layer_is_the_mean_over_its_heads(folder_of: Callable[[str], Path], na
 
 
 def test_an_answer_is_read_where_the_head_reads(folder_of: Callable[[str], Path]) -> None:
-    mean, gate, first = (load(folder_of, name) for name in ("classifier", "gate", "bert"))
+    mean, tags, gate, first = (load(folder_of, name) for name in ("classifier", "tags", "gate", "bert"))
     batch = mean.encode(["fun", *TEXTS], [LABELS[0]] * 4)
     real = batch.mask.double()
 
@@ -82,7 +82,8 @@ def test_an_answer_is_read_where_the_head_reads(folder_of: Callable[[str], Path]
         assert found is not None
         return found.reading.squeeze(1)
 
-    torch.testing.assert_close(reading(mean), real / real.sum(-1, keepdim=True))
+    for even in (mean, tags):
+        torch.testing.assert_close(reading(even), real / real.sum(-1, keepdim=True))
     gates = gate.model(input_ids=batch.ids, attention_mask=batch.mask).gate_logits.sigmoid() * real
     torch.testing.assert_close(reading(gate), gates / gates.sum(-1, keepdim=True))
     assert reading(first)[:, 0].tolist() == [1] * 4

@@ -131,12 +131,11 @@ class ClassifierAdapter(Adapter):
 
     def _pooling(self, outputs: Any, mask: Tensor) -> Tensor:
         """The share of each token in what the head reads, (B, T): gated, the mean, or else the first token."""
-        gates = getattr(outputs, "gate_logits", None)
         pooling = getattr(self.model.config, "pooling", None) or getattr(self.model.config, "classifier_pooling", None)
         weights = mask.to(torch.promote_types(outputs.logits.dtype, torch.float32))
-        if gates is not None:
-            weights = gates.to(weights.dtype).sigmoid()  # shut for padding
-        elif pooling != "mean":
+        if pooling == "gate":
+            weights = outputs.gate_logits.to(weights.dtype).sigmoid()  # shut for padding
+        elif pooling not in ("mean", "tags"):
             weights = torch.zeros_like(weights).index_fill(1, mask.new_tensor([0]), 1)
         return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 

@@ -76,7 +76,9 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     labelled = select_rows(_read(spec), spec.max_train_rows)
     sure, unsure = _labelled_by_teacher(spec)
     rows = [*labelled, *(sure if recipe.reads("labels") else [])]
-    held_out = validation_rows(read_examples(spec.validation), spec.task.kind)
+    # Fewer rows where each is written before it is scored.
+    kind = "generation" if recipe.form == "rationale_then_label" else spec.task.kind
+    held_out = validation_rows(read_examples(spec.validation), kind)
     adapter = _untrained(spec, recipe, labelled, sure)
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
     # Of all rows that any arm may read, so that every arm takes the same number of steps.
