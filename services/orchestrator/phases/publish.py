@@ -19,15 +19,11 @@ from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
 from services.orchestrator.store import FileRow
-from understudy.errors import InvalidRequest, ModelError, StageFailed
+from understudy.errors import LeaseLost, UnderstudyError
 from understudy.evaluation.report import Report, points
 from understudy.serving.published import REPORT, EngineReport, missing, read
 
 __all__ = ["Published", "absorb", "run"]
-
-
-_EXPORT_ERRORS = (InvalidRequest, ModelError, StageFailed)
-"""What a child may end with that is the export's own; a lost lease and a worker's end are not."""
 
 
 class Published(BaseModel):
@@ -87,7 +83,9 @@ def _add_engines(context: Context, job: Job, item: Item, grip: Grip, folder: Pat
                 grace=context.settings.child_grace,
                 lock=made.parent / "owner.lock",
             )
-        except _EXPORT_ERRORS as error:
+        except LeaseLost:
+            raise
+        except UnderstudyError as error:
             grip.event(Event(level="warn", message=f"No engine is published but the reference: {error}"[:1000]))
     if not (made / REPORT).is_file():
         return None
