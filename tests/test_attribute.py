@@ -99,6 +99,38 @@ def test_a_model_of_the_stack_is_known_by_its_alias(call: Call, model: str, tmp_
     assert json.loads(shown)["model"] == "production"
 
 
+def test_the_words_of_a_rationale_are_chosen_as_the_options_say(call: Call, model: str) -> None:
+    def words(*options: str) -> list[str]:
+        _, shown, _ = call("The film is dull.", "--model", model, "--json", *options)
+        return [word["text"] for word in json.loads(shown)["results"][0]["rationale"]]
+
+    assert len(words("--select", "top_share", "--top-share", "0.5")) == 2
+    assert len(words("--select", "threshold", "--threshold", "1")) == 1
+    assert words("--ignore", "stop_words,punctuation") == ["film", "dull"]
+    assert words("--ignore", "") == ["The", "film", "is", "dull", "."]
+
+
+def test_the_score_of_a_word_is_made_of_its_tokens_as_the_option_says(call: Call, model: str) -> None:
+    def scores(how: str) -> list[float]:
+        _, shown, _ = call("undiscovered films", "--model", model, "--json", "--aggregation", how)
+        return [word["score"] for word in json.loads(shown)["results"][0]["words"]]
+
+    assert scores("sum")[0] > scores("mean")[0]
+    assert scores("sum")[0] > scores("max")[0]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_columns_need_no_answer_unless_it_is_explained(call: Call, model: str, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("text\nA dull film.\nThe best meal.\n", encoding="utf-8")
+    status, shown, error = call(str(path), "--model", model, "--json")
+    assert (status, error) == (0, "")
+    assert len(json.loads(shown)["results"]) == 2
+    status, _, error = call(str(path), "--model", model, "--target", "gold")
+    assert status == 1
+    assert "line 2" in error
+
+
 def test_labels_are_a_list_with_or_without_spaces(call: Call, tmp_path: Path) -> None:
     folder = tiny_seq2seq(tmp_path / "seq2seq")
     _, shown, _ = call(SENTENCES[0], "--model", str(folder), "--labels", "good, very bad,so so", "--json")
@@ -213,6 +245,8 @@ def test_all_that_need_only_a_score_are_compared_by_default() -> None:
         (("--target", "label"), "label names the answer to explain"),
         (("--label", "joy"), "(--label): label is 'joy'"),
         (("--label", "neutral", "--against", "neutral"), "is explained in the text: name another"),
+        (("--ignore", "verbs"), "(--ignore): Input should be 'stop_words' or 'punctuation'"),
+        (("--top-share", "3"), "(--top-share): Input should be less than or equal to 1"),
         (("--labels", "one"), "(--labels): Tuple should have at least 2 items"),
         (("--template", "x"), "(--template): template must contain {input}"),
         (("--device", "cuda"), "(--device): there is no device 'cuda' on this machine"),

@@ -74,6 +74,7 @@ TeacherPort = Annotated[int, typer.Option(min=0, max=65535, help="The teacher's 
 StudentPort = Annotated[int, typer.Option(min=0, max=65535, help="The student's port; 0 takes any free one.")]
 Target = Literal["predicted", "gold", "label"]
 Select = Literal["top_k", "top_share", "threshold", "span"]
+Aggregation = Literal["sum", "mean", "max", "l1", "l2"]
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the stack running afterwards, until Ctrl-C.")]
 
@@ -184,6 +185,10 @@ def attribute(
     template: Annotated[str | None, _option(ANSWER, "What the model reads; holds {input} once.")] = None,
     select: Annotated[Select | None, _option(SHOWN, "How its words are chosen: top_k, unless named.")] = None,
     top_k: Annotated[int | None, _option(SHOWN, "Words of a rationale: 5, unless named.", min=1, max=100)] = None,
+    top_share: Annotated[float | None, _option(SHOWN, "For top_share: 0.2 of all words, unless named.")] = None,
+    threshold: Annotated[float | None, _option(SHOWN, "For threshold: 0.5 of the best score, unless named.")] = None,
+    ignore: Annotated[str | None, _option(SHOWN, "punctuation, unless named: also stop_words, both, or ''.")] = None,
+    aggregation: Annotated[Aggregation | None, _option(SHOWN, "A word's score of its tokens': their sum.")] = None,
     rows: Annotated[bool, _option(SHOWN, "Scores for each token of the answer too.", "--rows")] = False,
     faithfulness: Annotated[bool, _option(SHOWN, "Ask again without the words.", "--faithfulness")] = False,
     html: Annotated[Path | None, _option(SHOWN, "Write the maps as a page.")] = None,
@@ -198,10 +203,14 @@ def attribute(
     """Which words decide a model's answer: of TEXT, or of each row of FILE."""
     asked: dict[str, Any] = {"target": target or ("label" if label else None), "label": label, "against": against}
     asked |= {
-        "labels": labels and tuple(map(str.strip, labels.split(","))),
+        "labels": _listed(labels),
         "template": template,
         "select": select,
         "top_k": top_k,
+        "top_share": top_share,
+        "threshold": threshold,
+        "ignore": _listed(ignore),
+        "aggregation": aggregation,
     }
     with _named_as_options():
         options = explain.options({**asked, "rows": rows, "faithfulness": faithfulness})
@@ -241,6 +250,11 @@ def _wrong_option(*names: str) -> Iterator[None]:
         if error.param not in names:
             raise
         raise typer.BadParameter(error.message, param_hint=error.param) from error
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    """What stands between the commas."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @contextmanager

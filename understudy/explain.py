@@ -117,7 +117,7 @@ def read(source: str, limit: int | None = None) -> Source:
 def _read_file(path: Path, limit: int | None) -> Source:
     questions: list[Question] = []
     rejected: list[str] = []
-    for line, row in read_rows(path):
+    for line, row in read_rows(path, answered=False):
         try:
             if isinstance(row, InvalidRequest):
                 raise row
