@@ -123,7 +123,13 @@ def test_a_report_that_was_moved_is_confirmed_bit_by_bit(copied: Path) -> None:
     report = str(copied / "report")
     found = reproduce(report, artifacts=copied / "elsewhere", emit=lambda *said: seen.append(said))
     assert found.verdict == "bit-equal"
-    assert [one.name for one in found.figures] == ["weights", "validation accuracy", "test accuracy", "test answers"]
+    assert [one.name for one in found.figures] == [
+        "untrained model",
+        "weights",
+        "validation accuracy",
+        "test accuracy",
+        "test answers",
+    ]
     assert all(one.recorded is not None for one in found.figures)
     assert found.differences == ()
     assert ("train", 6, 6) in seen

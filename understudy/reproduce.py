@@ -219,7 +219,9 @@ def _figures(
     record: ArmRecord, result: TrainResult, weights: dict[str, str], given: list[str], right: list[bool]
 ) -> tuple[Figure, ...]:
     recorded, found = _one(record.weights), _one(weights)
+    start = [Figure(name="untrained model", recorded=record.start, found=result.start)] if result.start else []
     return (
+        *start,
         Figure(name="weights", recorded=recorded, found=found),
         _accuracy(
             "validation accuracy", record.validation_accuracy, result.validation_accuracy, result.validation_rows

@@ -44,6 +44,21 @@ def test_pretrained_weights_are_moved_more_gently_than_random_ones() -> None:
         assert bigger.learning_rate < pretrained.learning_rate
 
 
+def test_adapters_learn_faster_than_all_weights_and_never_above_a_bound() -> None:
+    for scratch, parameters in [(False, 60_000_000), (False, 3_000_000_000), (True, 1_000_000)]:
+        for architecture in ("classifier", "seq2seq", "causal"):
+            given: dict[str, Any] = {"architecture": architecture, "scratch": scratch, "parameters": parameters}
+            full, adapters = plan(**given), plan(**given, lora=True)
+            assert full.learning_rate <= adapters.learning_rate <= max(1e-3, full.learning_rate)
+    assert plan(scratch=False, lora=True).learning_rate == pytest.approx(10 * plan(scratch=False).learning_rate)
+
+
+def test_patience_and_precision_are_taken_over() -> None:
+    asked = plan(asked={"patience": 3, "precision": "bfloat16"})
+    assert (asked.patience, asked.precision) == (3, "bfloat16")
+    assert (plan().patience, plan().precision) == (None, "auto")
+
+
 def test_a_wider_and_deeper_scratch_model_learns_more_slowly() -> None:
     rates = [plan(width=width, layers=layers).learning_rate for width, layers in [(8, 1), (64, 1), (128, 2), (768, 12)]]
     assert rates == sorted(rates, reverse=True)

@@ -89,7 +89,8 @@ class ArmRecord(_Frozen):
 
     The figures are what a second training must give: `weights` are the SHA-256 of the model's weight files by name,
     `answers_sha256` is of the test split's answers (`answers_hash`). Those of the test split are None until it was
-    answered. `environment` is None where the training did not say.
+    answered. `start` is the fingerprint of the untrained model; it and `environment` are None where the training did
+    not say.
     """
 
     recipe: str
@@ -98,6 +99,7 @@ class ArmRecord(_Frozen):
     artifact: str | None = None
     settings: Mapping[str, Any]
     environment: Environment | None = None
+    start: str | None = None
     weights: Mapping[str, str]
     validation_accuracy: float
     test_accuracy: float | None = None
@@ -120,6 +122,7 @@ class ArmRecord(_Frozen):
             artifact=artifact,
             settings=settings_of(spec, result),
             environment=result.environment,
+            start=result.start,
             weights=weights,
             validation_accuracy=result.validation_accuracy,
         )

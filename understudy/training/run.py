@@ -23,6 +23,7 @@ from understudy.data.parquet import read_annotated, read_examples
 from understudy.environment import Environment
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
+from understudy.models.fingerprint import fingerprint
 from understudy.models.forms import SEPARATORS
 from understudy.models.load import ModelCard, adapt, architecture_of, create, save
 from understudy.models.lora import merge, trained_parameters, wrap
@@ -83,6 +84,7 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
     # Of all rows that any arm may read, so that every arm takes the same number of steps.
     plan = resolve(spec.hyperparameters, rows=len(labelled) + len(sure), shape=_shape(spec, adapter))
+    start = fingerprint(adapter)
     stopwatch = Stopwatch(spec.max_seconds, spec.stop_after)
     trainer = DistillationTrainer(
         model=adapter.model,
@@ -105,7 +107,12 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         merge(adapter.model)
     result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch)
     result = result.model_copy(
-        update={"teacher_labelled": len(rows) - len(labelled), "unsure": unsure, "trained_parameters": trained}
+        update={
+            "teacher_labelled": len(rows) - len(labelled),
+            "unsure": unsure,
+            "trained_parameters": trained,
+            "start": start,
+        }
     )
     if trainer.is_world_process_zero():
         save(adapter.model, adapter.tokenizer, adapter.task, _card(spec, recipe, adapter, result), result.model)
