@@ -23,7 +23,7 @@ from understudy.batching import ModelThread
 from understudy.drift import Profile
 from understudy.errors import ArtifactNotFound, ModelNotFound, Unavailable, UnderstudyError
 from understudy.models.source import Source
-from understudy.serving.hf import HFEngine
+from understudy.serving.engines import load_engine
 
 __all__ = ["Models"]
 
@@ -162,7 +162,7 @@ class Models:
 
     def _read(self, artifact: str) -> Served:
         folder = self.store.folder(artifact)
-        engine = HFEngine.load(folder, self.settings.device, artifact)
+        engine = load_engine(folder, self.settings.device, artifact, engine=self.settings.engine)
         tokenizer = Source.find(str(folder), None).tokenizer()
         info = engine.info()
         record = Record(info.task.labels if info.task else (), _profile(folder), self.settings.drift_window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
@@ -30,6 +31,8 @@ class Settings(GuardedSettings):
     """The alias that answers requests that name no model. The service is ready once its model is loaded."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
+    engine: Literal["auto", "hf", "ct2", "ort", "ct2:int8", "ct2:float32", "ort:int8", "ort:float32"] = "auto"
+    """`auto` takes the fastest engine that a model was published with and that runs here, `hf` on an accelerator."""
     max_models: int = Field(default=2, ge=1)
     """Models kept in memory, the default alias's among them; one more is there while an alias moves."""
     refresh_seconds: float = Field(default=1.0, gt=0)
