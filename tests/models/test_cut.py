@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel, WordPiece
+from tokenizers.processors import BertProcessing, TemplateProcessing
 from transformers import (
     AutoTokenizer,
     BartConfig,
@@ -18,6 +21,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     T5Config,
@@ -401,6 +405,31 @@ def test_a_hub_classifier_gives_its_encoder_alone(folder_of: Callable[[str], Pat
     assert model.encoder.pooler is None
 
 
+@pytest.mark.parametrize("ref", ["scratch:bert-2x16", "scratch:t5-2x16"])
+def test_too_many_layers_are_refused_before_weights_are_read(ref: str, tmp_path: Path) -> None:
+    base = written(tmp_path, ref)
+    (tmp_path / "model.safetensors").unlink()
+    rows = [Example(id="0", input="a", output="positive")]
+    with pytest.raises(InvalidRequest, match=r"3 layers cannot be kept: the .*model has 2"):
+        architecture_of(f"cut:3@{base}")
+    with pytest.raises(InvalidRequest, match=r"3 layers cannot be kept: the .*model has 2"):
+        measure(f"cut:3@{base}", rows, CLOSED)
+    assert measure(f"cut:2@{base}", rows, CLOSED).rows == 1
+
+
+@pytest.mark.parametrize("kind", ["template", "bert"])
+def test_what_is_put_around_a_text_gets_its_new_numbers(kind: str) -> None:
+    vocabulary = {"abba": 0, "a": 1, "##b": 2, "##a": 3, "[UNK]": 4, "[CLS]": 5, "[SEP]": 6}
+    fast = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    ends = [("[SEP]", 6), ("[CLS]", 5)]
+    template = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    fast.post_processor = template if kind == "template" else BertProcessing(*ends)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    trimmed, kept = trim(tokenizer, 6, texts=["ab"])
+    assert kept == [1, 2, 3, 4, 5, 6]
+    assert trimmed.convert_ids_to_tokens(trimmed("abba")["input_ids"]) == ["[CLS]", "a", "##b", "##b", "##a", "[SEP]"]
+
+
 def test_a_cut_of_nothing_says_so() -> None:
     with pytest.raises(InvalidRequest, match="write cut:2@<model>"):
         architecture_of("cut:2")
@@ -411,10 +440,6 @@ def test_a_cut_of_nothing_says_so() -> None:
 
 
 def test_a_kind_of_vocabulary_that_cannot_be_trimmed_is_named() -> None:
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
     with pytest.raises(ModelError, match="WordLevel cannot be trimmed"):
         trim(words, 1, texts=["a"])

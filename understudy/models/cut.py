@@ -16,10 +16,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from understudy.errors import InvalidRequest, ModelError
-from understudy.models.encoder_classifier import drop_pooler
+from understudy.models.encoder_classifier import EncoderClassifierConfig, drop_pooler
 from understudy.models.names import Cut
 
-__all__ = ["cut_model", "kept_layers", "named_ids"]
+__all__ = ["cut_model", "kept_layers", "layer_counts", "named_ids"]
 
 _ONLY = ("num_hidden_layers", "num_layers", "encoder_layers", "n_layer", "n_layers")
 _DECODER = ("num_decoder_layers", "decoder_layers")
@@ -54,7 +54,8 @@ def cut_model(model: Any, cut: Cut, kept: Sequence[int] | None = None) -> Any:
     ModelError for a model whose layers are no plain stack.
     """
     stacks = _stacks(model)
-    layers = [kept_layers(stack.size, count) for stack, count in zip(stacks, _counts(stacks, cut), strict=True)]
+    counts = layer_counts(model.config, cut)
+    layers = [kept_layers(stack.size, count) for stack, count in zip(stacks, counts, strict=True)]
     config = copy.deepcopy(model.config)
     for stack, keep in zip(stacks, layers, strict=True):
         _shorten(config, stack, keep, alone=len(stacks) == 1)
@@ -76,20 +77,52 @@ def cut_model(model: Any, cut: Cut, kept: Sequence[int] | None = None) -> Any:
     return student.train(model.training)
 
 
+def layer_counts(config: Any, cut: Cut) -> list[int]:
+    """Layers that are kept: of the only stack, or of encoder and decoder. Needs no weights.
+
+    A decoder that is not asked about keeps as many as the encoder, or all it has. Raises InvalidRequest where there are
+    fewer layers than asked for, or no decoder beside the one stack.
+    """
+    sizes = _sizes(config)
+    wanted = [cut.layers]
+    if len(sizes) == 2:
+        wanted.append(cut.decoder_layers or min(cut.layers, sizes[1]))
+    elif cut.decoder_layers:
+        raise InvalidRequest(
+            f"the model has one stack of {sizes[0]} layers and no decoder beside it: write cut:{cut.layers}, "
+            f"not cut:{cut.layers}x{cut.decoder_layers}",
+            param="model",
+        )
+    for name, size, count in zip(("encoder", "decoder"), sizes, wanted, strict=False):
+        if count > size:
+            where = f"{name} of the model" if len(sizes) == 2 else "model"
+            raise InvalidRequest(
+                f"{count} layers cannot be kept: the {where} has {size}. Ask for at most that", param="model"
+            )
+    return wanted
+
+
+def _sizes(config: Any) -> list[int]:
+    if isinstance(config, EncoderClassifierConfig):
+        return _sizes(config.encoder)
+    if not config.is_encoder_decoder:
+        return [config.num_hidden_layers]
+    return [config.num_hidden_layers, next(getattr(config, name) for name in _DECODER if hasattr(config, name))]
+
+
 def named_ids(config: Any) -> set[int]:
     """The tokens that a configuration names: where a text begins and ends, and the like."""
     return {number for _, ids in _ids(config) for number in ids}
 
 
 def _stacks(model: Any) -> list[_Stack]:
-    config = model.config
-    if not config.is_encoder_decoder:
-        return [_stack(model, "", config.num_hidden_layers, _ONLY)]
+    sizes = _sizes(model.config)
+    if len(sizes) == 1:
+        return [_stack(model, "", sizes[0], _ONLY)]
     paths = {id(module): path for path, module in model.named_modules()}
-    decoder_layers = next(getattr(config, name) for name in _DECODER if hasattr(config, name))
     return [
-        _stack(model, f"{paths[id(model.get_encoder())]}.", config.num_hidden_layers, _ONLY),
-        _stack(model, f"{paths[id(model.get_decoder())]}.", decoder_layers, _DECODER),
+        _stack(model, f"{paths[id(model.get_encoder())]}.", sizes[0], _ONLY),
+        _stack(model, f"{paths[id(model.get_decoder())]}.", sizes[1], _DECODER),
     ]
 
 
@@ -99,26 +132,6 @@ def _stack(model: Any, inside: str, size: int, fields: tuple[str, ...]) -> _Stac
         if isinstance(module, nn.ModuleList) and len(module) == size and path.startswith(inside):
             return _Stack(path, size, fields)
     raise ModelError(f"{type(model).__name__} has no plain stack of {size} layers that could be cut", param="model")
-
-
-def _counts(stacks: Sequence[_Stack], cut: Cut) -> list[int]:
-    """Layers kept of each stack. A decoder that is not asked about keeps as many as the encoder, or all it has."""
-    wanted = [cut.layers]
-    if len(stacks) == 2:
-        wanted.append(cut.decoder_layers or min(cut.layers, stacks[1].size))
-    elif cut.decoder_layers:
-        raise InvalidRequest(
-            f"the model has one stack of {stacks[0].size} layers and no decoder beside it: write cut:{cut.layers}, "
-            f"not cut:{cut.layers}x{cut.decoder_layers}",
-            param="model",
-        )
-    for name, stack, count in zip(("encoder", "decoder"), stacks, wanted, strict=False):
-        if count > stack.size:
-            where = f"{name} of the model" if len(stacks) == 2 else "model"
-            raise InvalidRequest(
-                f"{count} layers cannot be kept: the {where} has {stack.size}. Ask for at most that", param="model"
-            )
-    return wanted
 
 
 def _shorten(config: Any, stack: _Stack, keep: Sequence[int], *, alone: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from understudy.artifacts import ArtifactStore
-from understudy.models.cut import named_ids
+from understudy.models.cut import layer_counts, named_ids
 from understudy.models.load import load_card, window
 from understudy.models.names import base_of, is_cut, parse_cut
 from understudy.models.scratch import FAMILIES, PREFIX, build_config, corpus, parse_scratch, train_tokenizer
@@ -49,6 +49,7 @@ def measure(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactSt
     elif is_cut(ref):
         cut, source = parse_cut(ref), Source.find(base_of(ref), store)
         config, tokenizer = source.config(), source.tokenizer()
+        layer_counts(config, cut)
         kind, bound = architecture(config), window(config, tokenizer, None)
         if cut.vocabulary:
             ids = named_ids(config)

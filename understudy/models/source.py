@@ -30,7 +30,8 @@ from transformers import (
 
 from understudy.artifacts import ArtifactStore
 from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound
-from understudy.models.names import FAMILIES, PREFIX, base_of, is_cut, parse_scratch
+from understudy.models.cut import layer_counts
+from understudy.models.names import FAMILIES, PREFIX, base_of, is_cut, parse_cut, parse_scratch
 
 __all__ = ["LOADERS", "Architecture", "Source", "architecture", "architecture_of", "local_path"]
 
@@ -71,10 +72,16 @@ def architecture(config: PreTrainedConfig) -> Architecture:
 
 
 def architecture_of(ref: str, store: ArtifactStore | None = None) -> Architecture:
-    """The architecture behind a reference, without its weights; that of a cut is its base's."""
+    """The architecture behind a reference, without its weights; that of a cut is its base's.
+
+    Raises InvalidRequest for a cut that keeps more layers than there are.
+    """
     if ref.startswith(PREFIX):
         return FAMILIES[parse_scratch(ref).family]
-    return architecture(Source.find(base_of(ref) if is_cut(ref) else ref, store).config())
+    config = Source.find(base_of(ref) if is_cut(ref) else ref, store).config()
+    if is_cut(ref):
+        layer_counts(config, parse_cut(ref))
+    return architecture(config)
 
 
 def local_path(ref: str) -> Path:
