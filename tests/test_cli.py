@@ -46,3 +46,17 @@ def test_every_field_that_is_told_as_an_option_exists() -> None:
     for param in cli.OPTIONS:
         name = param.removeprefix("method.distillation.").partition(".")[0]
         assert not param.startswith("method.") or name in DistillationSpec.model_fields
+
+
+@pytest.mark.parametrize(
+    ("attribution", "words"),
+    [("salience", "saliency"), ("integrated_gradients:n_steps", "setting=value"), ("saliency:steps=3", "steps")],
+)
+def test_a_method_of_explaining_that_cannot_be_read_is_the_option_at_fault(
+    attribution: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UnderstudyError) as caught:
+        cli._explained_by(attribution)
+    said = _said(caught.value, monkeypatch, capsys)
+    assert said.startswith("Error (--attribution): ")
+    assert words in said

@@ -156,7 +156,7 @@ def distill(
     sources = {"training_file": file, "validation_file": validation, "test_file": test, "unlabelled_file": unlabelled}
     files = local_files(sources, home)
     options: dict[str, Any] = {"recipe": recipe or ["auto"], "search": search, "min_probability": min_probability}
-    options |= {"finetune_teacher": finetune_teacher, "attribution": attribution, "top_k": top_k}
+    options |= {"finetune_teacher": finetune_teacher, "attribution": _explained_by(attribution), "top_k": top_k}
     options |= {"seeds": seeds, "sizes": sizes, "max_steps": max_steps, "patience": patience, "lora": lora}
     options |= {"budget_seconds": budget_seconds, "budget_teacher_tokens": budget_teacher_tokens}
     job = distillation_job(student, teacher, template=template, alias=alias, **options)
@@ -265,6 +265,15 @@ def _named_as_options() -> Iterator[None]:
     except UnderstudyError as error:
         field = (error.param or "").partition(".")[0]
         error.param = OPTIONS_OF_FIELDS.get(field) or (f"--{field.replace('_', '-')}" if field else None)
+        raise
+
+
+def _explained_by(text: str) -> tuple[str, Mapping[str, Any]]:
+    """The method and its settings of `--attribution`."""
+    try:
+        return explain.parse_method(text)
+    except UnderstudyError as error:
+        error.param = "method.distillation.attribution.method"
         raise
 
 

@@ -16,7 +16,6 @@ from understudy.client import OrchestratorClient
 from understudy.data.read import read_rows
 from understudy.errors import InvalidRequest, NotFound, StageFailed, Unavailable, UnderstudyError
 from understudy.evaluation.report import Report
-from understudy.explain import parse_method
 from understudy.models.names import is_cut
 
 __all__ = [
@@ -42,7 +41,7 @@ def distillation_job(
     teacher: str,
     *,
     finetune_teacher: bool = False,
-    attribution: str = "saliency",
+    attribution: tuple[str, Mapping[str, Any]] = ("saliency", {}),
     top_k: int = 5,
     seeds: int = 1,
     search: bool = True,
@@ -56,14 +55,14 @@ def distillation_job(
 ) -> dict[str, Any]:
     """The body of a job from what the command line takes; what is None is left to the service.
 
-    `attribution` is `name:setting=value,...`, `sizes` numbers with commas between, `lora` a rank, and `fields` are the
-    method's own. Raises InvalidRequest or UnknownName by the job's field.
+    `attribution` is a method and its settings, `sizes` numbers with commas between, `lora` a rank, and `fields` are the
+    method's own. Raises InvalidRequest by the job's field.
     """
-    method, settings = _attribution(attribution)
+    method, settings = attribution
     chosen = {
         **fields,
         "teacher": {"model": model_reference(teacher), "finetune": finetune_teacher},
-        "attribution": {"method": method, "settings": settings, "top_k": top_k},
+        "attribution": {"method": method, "settings": dict(settings), "top_k": top_k},
         "seeds": list(range(seeds)),
         "search": "auto" if search else "off",
         "sizes": _sizes(sizes),
@@ -80,14 +79,6 @@ def distillation_job(
 def _given(**values: Any) -> dict[str, Any] | None:
     """The values that are there; None where there is none."""
     return {name: value for name, value in values.items() if value is not None} or None
-
-
-def _attribution(text: str) -> tuple[str, dict[str, float | int | str]]:
-    try:
-        return parse_method(text)
-    except UnderstudyError as error:
-        error.param = "method.distillation.attribution.method"
-        raise
 
 
 def _sizes(text: str | None) -> list[int] | None:
