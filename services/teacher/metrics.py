@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from services.teacher.cache import Cache
 from services.teacher.models import Models
 from understudy.batching import DynamicBatcher
 from understudy.metrics import BatchMetrics
+from understudy.models.passes import out_of_memory
 
 __all__ = ["TeacherMetrics"]
+
+
+class _OutOfMemory(Collector):
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "understudy_batches_out_of_memory",
+            "Batches that did not fit into the device's memory and were halved: lower max_padded_tokens",
+            value=out_of_memory.value,
+        )
 
 
 class TeacherMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.batch = BatchMetrics(registry)
+        registry.register(_OutOfMemory())
         self._looked_up = Counter(
             "understudy_cache_lookups", "Attributions looked up in the cache", ["result"], registry=registry
         )

@@ -14,6 +14,7 @@ from understudy.attribution.methods import Saliency
 from understudy.errors import InvalidRequest, ModelError, UnknownName
 from understudy.models.base import Adapter, Batch
 from understudy.models.load import load_adapter
+from understudy.models.passes import out_of_memory
 from understudy.schemas import Attribution, AttributionExample, AttributionOptions
 from understudy.testing import LABELS, SENTENCES, TARGETS, tiny_classifier
 
@@ -285,6 +286,9 @@ def out_of_memory_above(rows: int) -> Work:
 def test_a_batch_that_does_not_fit_into_memory_is_halved(classifier: Adapter, working: Callable[[Work], None]) -> None:
     expected = explain(classifier)
     working(out_of_memory_above(2))
+    before = out_of_memory.value
+    assert explain(classifier)
+    assert out_of_memory.value > before
     for one, other in zip(explain(classifier), expected, strict=True):
         assert scores(one) == pytest.approx(scores(other), rel=1e-4)
 

@@ -9,7 +9,7 @@ import torch
 from understudy.errors import ModelError
 from understudy.models.base import Adapter
 from understudy.models.load import load_adapter
-from understudy.models.passes import in_batches
+from understudy.models.passes import in_batches, out_of_memory
 from understudy.testing import LABELS, SENTENCES
 
 LENGTHS = [3, 1, 7, 2, 2, 5, 1]
@@ -38,7 +38,9 @@ def test_a_batch_that_does_not_fit_is_halved(fits: int) -> None:
         seen.append(len(positions))
         return [10 * position for position in positions]
 
+    before = out_of_memory.value
     assert in_batches(LENGTHS, 1000, work) == [0, 10, 20, 30, 40, 50, 60]
+    assert out_of_memory.value > before
     assert sum(seen) == len(LENGTHS)
     assert max(seen) <= fits
 

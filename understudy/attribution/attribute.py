@@ -22,6 +22,7 @@ from understudy.attribution.words import word_spans
 from understudy.batching import plan_batches
 from understudy.errors import InvalidRequest, ModelError
 from understudy.models.base import Adapter, Batch
+from understudy.models.passes import out_of_memory
 from understudy.models.text import Encoded
 from understudy.schemas import (
     Attribution,
@@ -167,6 +168,7 @@ class _Work:
         try:
             found = self._maps(batch, positions)
         except torch.OutOfMemoryError:
+            out_of_memory.add()
             found = None  # what the traceback holds must be free before the halves are tried
         if found is not None:
             yield from zip(positions, found, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -10,9 +11,25 @@ import torch
 from understudy.batching import plan_batches
 from understudy.errors import ModelError
 
-__all__ = ["in_batches"]
+__all__ = ["in_batches", "out_of_memory"]
 
 T = TypeVar("T")
+
+
+class _Count:
+    """How often something has happened in this process, counted on any thread."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self.value += 1
+
+
+out_of_memory = _Count()
+"""Batches that did not fit into a device's memory: a budget of tokens that is too large for it shows here."""
 
 
 def in_batches(lengths: Sequence[int], max_padded_tokens: int, work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
@@ -27,6 +44,7 @@ def in_batches(lengths: Sequence[int], max_padded_tokens: int, work: Callable[[S
         try:
             found |= zip(batch, work(batch), strict=True)
         except torch.OutOfMemoryError:
+            out_of_memory.add()
             half = len(batch) // 2
             if half == 0:
                 raise ModelError(f"{lengths[batch[0]]} tokens do not fit into the device's memory") from None

@@ -19,6 +19,7 @@ from services.teacher.engine import Engine
 from services.teacher.settings import Settings
 from understudy.client import TeacherClient
 from understudy.errors import InvalidRequest, Unauthorized, Unavailable
+from understudy.models.passes import out_of_memory
 from understudy.schemas import Attribution, AttributionExample, AttributionRequest, AttributionResponse
 from understudy.testing import LABELS, SENTENCES
 
@@ -219,4 +220,5 @@ async def test_metrics_tell_of_queue_batches_cache_and_models(serve: Serve) -> N
     assert float(values["understudy_models_bytes"]) > 1000
     assert float(values["understudy_queue_examples"]) == 0
     assert float(values["understudy_batch_examples_count"]) >= 1
+    assert float(values["understudy_batches_out_of_memory_total"]) == out_of_memory.value
     assert values['understudy_http_requests_total{method="POST",route="/v1/attributions",status="200"}'] == "2.0"
