@@ -65,8 +65,8 @@ def check_tokens(field: str, lengths: Sequence[int], costs: Sequence[int], setti
     if every_pass > settings.max_request_work:
         raise PayloadTooLarge(
             f"{field} take {tokens} tokens and {every_pass} with every pass that they ask for: at most "
-            f"{settings.max_request_work} in one request. Ask for fewer steps, leave out rows and faithfulness, or send "
-            f"fewer {field}",
+            f"{settings.max_request_work} in one request. Ask for fewer steps, leave out rows and faithfulness, or "
+            f"send fewer {field}",
             param=field,
         )
 
