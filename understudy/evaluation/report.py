@@ -96,7 +96,7 @@ class BaselineRow(Part):
 class Comparison(Part):
     """`difference` is the accuracy of `arm` minus that of `against`; see `compare.Difference` for the other figures.
 
-    `p_holm` is `p` after Holm's correction over the `comparisons` of the report. `holds`: the arm is better even so, at
+    `p_holm` is `p` after Holm's correction over the `comparisons` of the report. `holds`: it BEATS, and even so at
     5 %. Both are None in reports from before there was a correction.
     """
 
@@ -143,7 +143,7 @@ class Comparison(Part):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def holds(self) -> bool | None:
-        return None if self.p_holm is None else self.difference > 0 and self.p_holm <= SIGNIFICANCE
+        return None if self.p_holm is None else self.verdict == "BEATS" and self.p_holm <= SIGNIFICANCE
 
     @computed_field  # type: ignore[prop-decorator]
     @property
