@@ -1,11 +1,11 @@
 """T5 students on CTranslate2: the conversion, and an adapter whose encoder and decoder run there, in int8 or float32.
 
-Candidates are scored from as few encoder passes as their numbers allow. One greedy pass gives the exact log-probability
-of the answer that the model would write, and a bound for every other candidate: the probability of its tokens as far as
-the greedy path goes with it, and one more. Only candidates whose bound is not negligible beside the best one get a pass
-of their own, so that a sure student reads a text once however many labels there are. Each row's answer follows from its
-own numbers. Rounding to int8 is a token's own (CTranslate2 scales each row of activations by itself), so that nothing
-depends on what shares a batch.
+CTranslate2 reads a text again for each candidate that it scores, so as few are scored as their numbers allow. Two are
+scored at once. Of more, one greedy pass gives the exact log-probability of the answer that the model would write, and a
+bound for every other: the probability of its tokens as far as the greedy path goes with it, and one more. Only those
+whose bound is not negligible beside the best one are scored, so that a sure student reads a text once however many
+labels there are. Each row's answer follows from its own numbers. Rounding to int8 is a token's own (CTranslate2 scales
+each row of activations by itself), so that nothing depends on what shares a batch.
 
 Knows no templates, reasons or files other than its own folder; gradients do not exist here.
 """
@@ -32,6 +32,9 @@ from understudy.models.writer import Target
 from understudy.schemas import TaskSpec
 
 __all__ = ["Adapted", "Model", "convert", "problem"]
+
+DIRECT = 2
+"""So few candidates are scored at once: a greedy pass before would save nothing where both could be meant."""
 
 GREEDY_STEPS = 4
 """Tokens of the greedy pass over candidates: enough to tell labels apart, and each step's logits are a vocabulary."""
@@ -114,7 +117,7 @@ class Adapted(Seq2SeqAdapter):
         def read(positions: Sequence[int]) -> list[list[float]]:
             sources = [_names(encoded[i].ids) for i in positions]
             rows = [[target.ids for target in targets[i]] for i in positions]
-            return self._score(sources, [_Row(*pair) for pair in zip(self._greedy(sources, rows), rows, strict=True)])
+            return self._score(sources, [_Row(*pair) for pair in zip(self._paths(sources, rows), rows, strict=True)])
 
         return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
 
@@ -144,14 +147,18 @@ class Adapted(Seq2SeqAdapter):
         )
         return found
 
-    def _greedy(self, sources: Sequence[Sequence[str]], rows: Sequence[Sequence[list[int]]]) -> list[_Path]:
-        """What the model would write, with every token's log-probability at each step."""
-        longest = max((len(ids) for row in rows for ids in row), default=1)
-        found = self._translate(sources, min(longest, GREEDY_STEPS), return_logits_vocab=True)
-        return [
-            ([int(name) for name in one.hypotheses[0]], [_log_softmax(np.array(step)) for step in one.logits[0]])
-            for one in found
-        ]
+    def _paths(self, sources: Sequence[Sequence[str]], rows: Sequence[Sequence[list[int]]]) -> list[_Path]:
+        """What the model would write, with every token's log-probability at each step, of rows with many targets."""
+        many = [place for place, row in enumerate(rows) if len(row) > DIRECT]
+        paths: list[_Path] = [([], []) for _ in rows]
+        if many:
+            longest = max(len(ids) for place in many for ids in rows[place])
+            steps = min(longest, GREEDY_STEPS)
+            found = self._translate([sources[place] for place in many], steps, return_logits_vocab=True)
+            for place, one in zip(many, found, strict=True):
+                written = [int(name) for name in one.hypotheses[0]]
+                paths[place] = (written, [_log_softmax(np.array(step)) for step in one.logits[0]])
+        return paths
 
     def _score(self, sources: Sequence[Sequence[str]], rows: Sequence[_Row]) -> list[list[float]]:
         """Score what is still open, in batches over all rows, until no row has anything left that could matter."""

@@ -1,0 +1,223 @@
+"""How fast does a student answer: its engines in this process beside the reference, and the service beside its engine.
+
+    python benchmarks/bench_serving.py [--quick] [--threads 1] [--tokenizer FOLDER] [--data FILE]
+
+Students have the shapes of T5-small and of DistilBERT and weights that do not matter, with the docstrings of the
+standard library as texts (or a real tokenizer and data set, as in bench_attribution). Every variant answers the same
+requests in each round, in turn, so that a busy machine slows all alike. A figure is how many times faster, by the time
+that a caller waits; `b1` are single requests, `b16` requests of sixteen texts:
+
+    ct2_int8_over_hf_b1      CTranslate2 in int8 with two labels, each scored with a pass of its own
+    ct2_float32_over_hf_b1   the same in float32
+    ct2_int8_over_hf_b1_8    eight labels, of a student that is sure of one (a few steps of training see to it)
+    ct2_int8_over_hf_b1_8_unsure  eight labels, of a student that holds all for possible: the worst case
+    ort_int8_over_hf_b1, ort_float32_over_hf_b1, ort_int8_over_hf_b16, ort_float32_over_hf_b16
+                             ONNX Runtime, for an encoder with a gate
+
+What is measured over HTTP has its names here too, and is null until it is: http_over_engine, overhead_ms_p50,
+litserve_over_ours, bentoml_over_ours, burst_p99_ratio. So is what needs a package that is not installed.
+
+Writes `results/serving.json` (not with --quick) and ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers.rounds import Variant, in_turns, ratios, timed
+from peers.subject import make_subject
+from transformers import DistilBertConfig
+
+from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig
+from understudy.models.load import ModelCard, load_adapter, save
+from understudy.models.scratch import corpus, train_tokenizer
+from understudy.schemas import PredictionInput, TaskSpec
+from understudy.serving.export import export, open_exported
+from understudy.serving.hf import HFEngine
+from understudy.serving.published import NAMES, missing
+
+RESULT = Path(__file__).parent / "results" / "serving.json"
+LABELS = ("negative", "positive", "neutral", "angry", "happy", "sad", "afraid", "amused")
+WINDOW = 64  # tokens of a text: a review's sentence, a question
+BATCH = 16
+SURE_STEPS = 20
+
+AT_LEAST = {"ct2_int8_over_hf_b1": 3.0, "http_over_engine": 0.9}
+OVER_HTTP = ("http_over_engine", "overhead_ms_p50", "litserve_over_ours", "bentoml_over_ours", "burst_p99_ratio")
+
+Figures = dict[str, dict[str, float] | None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: single requests and batches of each round, rounds, and the encoder's shape."""
+
+    single: int
+    batches: int
+    rounds: int
+    encoder: Mapping[str, int]
+
+
+FULL = Size(single=24, batches=2, rounds=7, encoder={})
+QUICK = Size(single=4, batches=1, rounds=3, encoder={"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128})
+
+
+def main() -> None:
+    options = _options()
+    size = QUICK if options.quick else FULL
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as place:
+        subject = make_subject(
+            Path(place) / "t5",
+            tiny=options.quick,
+            tokenizer=options.tokenizer,
+            data=options.data,
+            count=max(size.single, BATCH * size.batches),
+        )
+        texts = [PredictionInput(input=example.input) for example in subject.examples]
+        figures: Figures = {
+            **_written(subject.folder, texts, size),
+            **_classified(Path(place) / "encoder", texts, size),
+            **dict.fromkeys(OVER_HTTP),
+        }
+    if not options.quick:
+        RESULT.write_text(json.dumps(_result(options, size, subject.facts, figures), indent=1) + "\n", encoding="utf-8")
+    medians = {name: found["median"] if found else None for name, found in figures.items()}
+    for name, least in AT_LEAST.items():
+        reached = medians[name]
+        print(f"{name}: {'not measured' if reached is None else reached}, goal at least {least}")
+    print(json.dumps(medians))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, under a minute, nothing written")
+    parser.add_argument("--threads", type=int, default=1, help="of every engine")
+    parser.add_argument("--tokenizer", type=Path, help="a folder with a tokenizer of T5")
+    parser.add_argument("--data", type=Path, help="a file of JSON Lines with input and output")
+    return parser.parse_args()
+
+
+def _written(folder: Path, texts: Sequence[PredictionInput], size: Size) -> Figures:
+    """The T5 shape, with two labels and with eight."""
+    figures: Figures = {}
+    single = texts[: size.single]
+    _describe(folder, LABELS[:2])
+    engines = _engines(folder, "ct2")
+    costs = _costs({name: partial(_one_by_one, engine, single) for name, engine in engines.items()}, size)
+    for precision in ("int8", "float32"):
+        figures[f"ct2_{precision}_over_hf_b1"] = _faster(costs, f"ct2:{precision}")
+    for suffix in ("8_unsure", "8"):
+        if suffix == "8":
+            _make_sure(folder, [row.input for row in single[:4]])
+        _describe(folder, LABELS)
+        engines = _engines(folder, "ct2", ("int8",))
+        costs = _costs({name: partial(_one_by_one, engine, single) for name, engine in engines.items()}, size)
+        figures[f"ct2_int8_over_hf_b1_{suffix}"] = _faster(costs, "ct2:int8")
+    return figures
+
+
+def _classified(folder: Path, texts: Sequence[PredictionInput], size: Size) -> Figures:
+    """The DistilBERT shape: single requests and batches."""
+    task = TaskSpec(kind="classification", labels=LABELS[:2])
+    tokenizer = train_tokenizer("bert", corpus([row.input for row in texts], task.labels, task.template))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = DistilBertConfig(**{"vocab_size": 30_522, **size.encoder})
+        names = dict(enumerate(task.labels))
+        model = EncoderClassifier(
+            EncoderClassifierConfig(
+                encoder=encoder, pooling="gate", id2label=names, label2id={label: i for i, label in names.items()}
+            )
+        )
+    save(model, tokenizer, task, _card("gate"), folder)
+    engines = _engines(folder, "ort")
+    single = texts[: size.single]
+    batches = [texts[start : start + BATCH] for start in range(0, BATCH * size.batches, BATCH)]
+    one = _costs({name: partial(_one_by_one, engine, single) for name, engine in engines.items()}, size)
+    many = _costs({name: partial(_batched, engine, batches) for name, engine in engines.items()}, size)
+    return {
+        f"ort_{precision}_over_hf_{batch}": _faster(costs, f"ort:{precision}")
+        for batch, costs in (("b1", one), ("b16", many))
+        for precision in ("int8", "float32")
+    }
+
+
+def _card(reasons: Any = "saliency") -> ModelCard:
+    return ModelCard(base_model="random", recipe="none", seed=0, reasons=reasons, max_tokens=WINDOW)
+
+
+def _describe(folder: Path, labels: Sequence[str]) -> None:
+    (folder / "task.json").write_text(TaskSpec(kind="classification", labels=tuple(labels)).model_dump_json())
+    (folder / "card.json").write_text(_card().model_dump_json())
+
+
+def _make_sure(folder: Path, texts: Sequence[str]) -> None:
+    """Teach the model one answer to everything: what it costs depends on how sure it is, not on whether it is right."""
+    adapter = load_adapter(str(folder), device="cpu")
+    adapter.model.requires_grad_(True)
+    optimiser = torch.optim.AdamW(adapter.model.parameters(), lr=1e-3)
+    batch = adapter.encode(texts, [LABELS[0]] * len(texts))
+    for _ in range(SURE_STEPS):
+        adapter.model(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.labels).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    adapter.model.save_pretrained(folder)
+
+
+def _engines(folder: Path, engine: str, precisions: Sequence[str] = ("int8", "float32")) -> dict[str, HFEngine]:
+    """The reference, and the engines whose packages are here."""
+    found = {"hf": HFEngine.load(folder, "cpu")}
+    for name in NAMES:
+        if name.startswith(engine) and name.endswith(tuple(precisions)) and not missing(name, export=True):
+            export(folder, name, adapter=found["hf"].adapter)
+            found[name] = open_exported(folder, name, reference=found["hf"])
+    return found
+
+
+def _one_by_one(engine: HFEngine, rows: Sequence[PredictionInput]) -> None:
+    for row in rows:
+        engine.predict([row], explain=False, top_k=1)
+
+
+def _batched(engine: HFEngine, batches: Sequence[Sequence[PredictionInput]]) -> None:
+    for rows in batches:
+        engine.predict(rows, explain=False, top_k=1)
+
+
+def _costs(work: Mapping[str, Any], size: Size) -> dict[str, list[float]]:
+    variants: dict[str, Variant] = {name: timed(run) for name, run in work.items()}
+    return {name: [cost.wall for cost in costs] for name, costs in in_turns(variants, size.rounds).items()}
+
+
+def _faster(costs: Mapping[str, Sequence[float]], name: str) -> dict[str, float] | None:
+    return ratios(costs["hf"], costs[name]) if name in costs else None
+
+
+def _result(options: argparse.Namespace, size: Size, facts: Mapping[str, Any], figures: Figures) -> dict[str, Any]:
+    packages = ("torch", "transformers", "ctranslate2", "onnxruntime")
+    return {
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "threads": options.threads,
+        "versions": {name: version(name) for name in packages},
+        "subject": dict(facts) | {"window": WINDOW, "encoder": "DistilBERT, 6 layers, width 768, random weights"},
+        "single_requests": size.single,
+        "rounds": size.rounds,
+        "figures": figures,
+    }
+
+
+if __name__ == "__main__":
+    main()
