@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from understudy.training.objective import Objective
 from understudy.training.plan import Plan
 from understudy.training.recipes import parse_recipe
 from understudy.training.trainer import DistillationTrainer, Stopwatch, last_checkpoint, training_arguments
-from understudy.training.validation import validate
+from understudy.training.validation import Validation, validate
 from understudy.training.views import Row, build_instances
 
 CLOSED = TaskSpec(kind="classification", labels=LABELS)
@@ -98,7 +99,10 @@ def test_only_adapters_and_fresh_parts_move(name: str, tmp_path: Path) -> None:
     }[name]
     assert trained_parameters(adapter.model) < whole / 2
     begun = {key: value.clone() for key, value in adapter.model.state_dict().items()}
-    trainer_of(adapter, tmp_path).train()
+    trainer = trainer_of(adapter, tmp_path)
+    better = count()
+    trainer.validate = lambda: Validation(next(better) / 10, 1.0)  # the last step is kept: the first has a rate of 0
+    trainer.train()
     after = adapter.model.state_dict()
     for key, value in after.items():
         if key in free:
