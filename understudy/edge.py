@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import structlog
 from fastapi.responses import JSONResponse
@@ -38,7 +39,13 @@ def render(error: UnderstudyError) -> JSONResponse:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+    told = {name: _readable(value) for name, value in error.body()["error"].items()}
+    return JSONResponse({"error": told}, status_code=error.status, headers=headers)
+
+
+def _readable(value: Any) -> Any:
+    """A text without lone surrogates: what is quoted from a request may hold them, and no answer can."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 class Keys:

@@ -20,13 +20,20 @@ __all__ = ["Instances", "objects", "options", "said_of_instances"]
 
 _OURS = re.compile(r"\b(examples|inputs)(?=\[\d|$)")
 
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+_INSTANCE: dict[str, Any] = {
+    "anyOf": [_TEXT, {"type": "object", "required": ["input"], "properties": {"input": _TEXT}}]
+}
+
 
 class Instances(BaseModel):
     """`instances` may be called `inputs`. Any option of the native request stands beside it, or in `parameters`."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    instances: list[Any] = Field(min_length=1, validation_alias=AliasChoices("instances", "inputs"))
+    instances: list[Any] = Field(
+        min_length=1, validation_alias=AliasChoices("instances", "inputs"), json_schema_extra={"items": _INSTANCE}
+    )
     parameters: dict[str, Any] = {}
 
 

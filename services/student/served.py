@@ -12,8 +12,8 @@ from typing import Any
 
 from services.student.record import Record
 from understudy.models.text import Template, tokenize
-from understudy.schemas import ModelInfo, TaskSpec
-from understudy.serving.base import Engine, Reasons
+from understudy.schemas import ModelInfo, Reasons, TaskSpec
+from understudy.serving.base import Engine
 
 __all__ = ["Served"]
 

@@ -14,8 +14,7 @@ from services.student.routes import native
 from services.student.routes.state import ERRORS, Patience, TheDesk
 from understudy.bodies import as_request
 from understudy.kserve import Instances, objects, options, said_of_instances
-from understudy.schemas import Answer, Prediction, PredictionRequest, PredictionResponse
-from understudy.serving.base import Reasons
+from understudy.schemas import Answer, Prediction, PredictionRequest, PredictionResponse, Reasons
 
 __all__ = ["router"]
 

@@ -11,8 +11,7 @@ from services.student.desk import Desk
 from services.student.routes.state import ERRORS, Patience, TheDesk
 from services.student.served import Served
 from understudy.drift import Profile, Shift
-from understudy.schemas import Answer, ModelInfo, PredictionRequest, PredictionResponse
-from understudy.serving.base import Reasons
+from understudy.schemas import Answer, ModelInfo, PredictionRequest, PredictionResponse, Reasons
 
 __all__ = ["response", "router"]
 

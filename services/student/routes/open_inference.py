@@ -31,24 +31,37 @@ router = APIRouter(
     responses={status: {"model": ErrorString} for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)},
 )
 
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "datatype", "shape"],
+    "properties": {
+        "name": {"enum": list(tensors.INPUTS)},
+        "datatype": {"const": "BYTES"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 2},
+        "data": {"type": "array", "description": "The texts; absent where they are binary"},
+        "parameters": {"type": "object"},
+    },
+}
+_NAMED = {"type": "object", "required": ["name"], "properties": {"name": {"enum": list(tensors.OUTPUTS)}}}
+_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1, "maxItems": 2},
+        "outputs": {"type": "array", "items": _NAMED},
+        "parameters": {"type": "object", "properties": {name: {} for name in tensors.PARAMETERS}},
+    },
+    "example": {
+        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["A dull film."]}],
+        "parameters": {"top_k": 3},
+    },
+}
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {"type": "object", "required": ["inputs"], "properties": {"inputs": {"type": "array"}}},
-                "example": {
-                    "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["A dull film."]}],
-                    "parameters": {"top_k": 3},
-                },
-            },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _REQUEST}, **_BINARY}}
 }
-_TENSORS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-}
+_TENSORS: dict[int | str, dict[str, Any]] = {200: {"content": _BINARY}}
 
 
 class Live(BaseModel):

@@ -26,8 +26,7 @@ from services.student.routes.state import ERRORS, Patience, TheDesk
 from understudy.bodies import as_request
 from understudy.data.rows import parse_input
 from understudy.errors import InvalidRequest, UnderstudyError
-from understudy.schemas import Answer, Prediction, PredictionRequest, Request, Text, Word
-from understudy.serving.base import Reasons
+from understudy.schemas import Answer, Prediction, PredictionRequest, Reasons, Request, Text, Word
 
 __all__ = ["router"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Header, Request
+from pydantic.json_schema import SkipJsonSchema
 
 from services.student.desk import Desk
 from understudy.schemas import ErrorBody
@@ -31,7 +32,7 @@ async def _desk(request: Request) -> Desk:  # a plain function would be run on a
 TheDesk = Annotated[Desk, Depends(_desk)]
 
 Patience = Annotated[
-    float | None,
+    float | SkipJsonSchema[None],  # absent, but never sent as null
     Header(
         alias="X-Request-Timeout",
         gt=0,

@@ -23,7 +23,7 @@ from understudy.errors import InvalidRequest, UnknownName
 from understudy.open_inference import InferRequest, Tensor
 from understudy.schemas import PredictionRequest, PredictionResponse
 
-__all__ = ["INPUTS", "OUTPUTS", "prediction_request", "prediction_tensors", "said_of_tensors", "seconds"]
+__all__ = ["INPUTS", "OUTPUTS", "PARAMETERS", "prediction_request", "prediction_tensors", "said_of_tensors", "seconds"]
 
 INPUTS = {"text": (-1,), "choices": (-1, -1)}
 """Name to shape, as metadata have it; both are BYTES, and `choices` may be left out."""
@@ -33,7 +33,7 @@ OUTPUTS = {"label": "BYTES", "probability": "FP32", "words": "BYTES", "predictio
 _EXPLANATION = {"words", "prediction"}
 _FIELDS = {"text": "input", "choices": "choices"}
 _OPTIONS = ("explain", "labels", "template", "top_k")
-_PARAMETERS = (*_OPTIONS, "timeout", "binary_data_output")
+PARAMETERS = (*_OPTIONS, "timeout", "binary_data_output")
 _PLACE = re.compile(r"\binputs\[(\d+)\](?:\.(input|choices)\b)?")
 
 
@@ -43,8 +43,8 @@ def prediction_request(model: str, request: InferRequest) -> PredictionRequest:
         if output.name not in OUTPUTS:
             raise UnknownName.among("output", output.name, OUTPUTS, param="outputs")
     for name in request.parameters:
-        if name not in _PARAMETERS:
-            raise UnknownName.among("parameter", ascii(name[:40])[1:-1], _PARAMETERS, param="parameters")
+        if name not in PARAMETERS:
+            raise UnknownName.among("parameter", ascii(name[:40])[1:-1], PARAMETERS, param="parameters")
     chosen = {name: _value(name, request.parameters[name]) for name in _OPTIONS if name in request.parameters}
     named = {output.name for output in request.outputs}
     fields = {"explain": not named or bool(named & _EXPLANATION)} | chosen
