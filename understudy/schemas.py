@@ -277,12 +277,16 @@ class Prediction(Answer):
     truncated: int = 0
 
 
+Reasons = Literal["gate", "generated", "saliency"]
+"""Where a model's reasons come from: `gate` and `generated` are learned, `saliency` is computed from its gradients."""
+
+
 class PredictionResponse(Answer):
     """`reasons` says where the words come from: `gate` and `generated` are learned, `saliency` is computed."""
 
     model: str
     artifact: str | None = None
-    reasons: Literal["gate", "generated", "saliency"] | None = None
+    reasons: Reasons | None = None
     predictions: tuple[Prediction, ...]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,7 +31,7 @@ from understudy.models.scratch import FAMILIES, PREFIX, build_config, corpus, pa
 from understudy.models.seq2seq import Seq2SeqAdapter
 from understudy.models.source import LOADERS, Architecture, Source, architecture, architecture_of
 from understudy.models.vocabulary import trim_for
-from understudy.schemas import TaskSpec
+from understudy.schemas import Reasons, TaskSpec
 
 __all__ = [
     "Architecture",
@@ -69,7 +69,7 @@ class ModelCard(BaseModel):
     base_model: str
     recipe: str
     seed: int
-    reasons: Literal["gate", "generated", "saliency"] = "saliency"
+    reasons: Reasons = "saliency"
     form: Form = "label"
     explain_template: str | None = None
     top_k: int = 5

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-from understudy.schemas import ModelInfo, Prediction, PredictionInput
+from understudy.schemas import ModelInfo, Prediction, PredictionInput, Reasons
 
-__all__ = ["Engine", "Reasons"]
-
-Reasons = Literal["gate", "generated", "saliency"]
-"""Where a model's reasons come from: `gate` and `generated` are learned, `saliency` is computed from its gradients."""
+__all__ = ["Engine"]
 
 
 class Engine(Protocol):

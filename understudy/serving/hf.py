@@ -9,8 +9,7 @@ from pathlib import Path
 from understudy.errors import InvalidRequest, ModelError, ModelNotFound, UnknownName
 from understudy.models.base import Adapter
 from understudy.models.load import ModelCard, fingerprint, load_adapter, load_card
-from understudy.schemas import ModelInfo, Prediction, PredictionInput, TaskSpec
-from understudy.serving.base import Reasons
+from understudy.schemas import ModelInfo, Prediction, PredictionInput, Reasons, TaskSpec
 from understudy.serving.reasons import REASONS, answer
 
 __all__ = ["HFEngine"]

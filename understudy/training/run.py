@@ -28,7 +28,7 @@ from understudy.models.forms import SEPARATORS
 from understudy.models.load import ModelCard, adapt, architecture_of, create, save
 from understudy.models.lora import merge, trained_parameters, wrap
 from understudy.models.scratch import PREFIX
-from understudy.serving.base import Reasons
+from understudy.schemas import Reasons
 from understudy.training.collate import Collator
 from understudy.training.objective import Objective
 from understudy.training.plan import Plan, Shape, resolve
