@@ -166,6 +166,21 @@ def test_what_is_written_and_its_probability_are_the_references(pair: Callable[[
         assert other.probability == pytest.approx(one.probability, rel=1e-3)
 
 
+def test_logits_are_scaled_where_the_configuration_says_so(tmp_path: Path) -> None:
+    """transformers 5 reads `tie_word_embeddings` of a T5 as whether they are, and a Flan-T5's are not."""
+    folder = pronounced(amend(tiny_seq2seq(tmp_path / "model"), CLOSED))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"tie_word_embeddings": False, "scale_decoder_outputs": False})
+    )
+    reference = HFEngine.load(folder)
+    assert reference.adapter.model.config.scale_decoder_outputs is False
+    export(folder, "ct2:float32")
+    found = open_exported(folder, "ct2:float32", reference=reference).predict(rows(), explain=False, top_k=1)
+    for one, other in zip(reference.predict(rows(), explain=False, top_k=1), found, strict=True):
+        assert other.probabilities == pytest.approx(one.probabilities, rel=1e-4, abs=2e-5)
+
+
 def test_exporting_leaves_the_loaded_model_as_it_was(tmp_path: Path) -> None:
     """CTranslate2 quantises in place, and the parity gate goes on with the model that was exported."""
     folder = pronounced(amend(tiny_seq2seq(tmp_path / "model"), CLOSED))

@@ -45,8 +45,8 @@ NEGLIGIBLE = math.log(1e-5)
 
 def problem(adapter: Adapter) -> str | None:
     """Why this model cannot be converted; None where it can."""
-    if adapter.architecture != "seq2seq" or adapter.model.config.model_type != "t5":
-        return "CTranslate2 is for T5 students"
+    if (kind := adapter.model.config.model_type) != "t5":
+        return f"CTranslate2 is for T5 students, and this one is of the kind {kind}"
     if adapter.form != "label":
         return f"its answers have the form {adapter.form}, which only the reference engine asks for"
     return None
