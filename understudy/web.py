@@ -120,7 +120,7 @@ async def _answer_validation(request: Request, error: Exception) -> JSONResponse
         )
     if first["type"] == "json_invalid":
         where = []  # it is a place in the text
-    whole = first["loc"][-1:] if first["loc"][:1] == ("header",) else first["loc"][:1]
+    whole = first["loc"][1:2] if first["loc"][:1] == ("header",) else first["loc"][:1]
     param = _field_path(where) or next(map(str, whole), None)
     # A list that lost a bad item is then too short: that is the same complaint.
     more = sum(other["type"] != "too_short" for other in error.errors()[1:])

@@ -53,7 +53,8 @@ def create_app(settings: Settings | None = None, store: ArtifactStore | None = N
         metrics=metrics,
         cancel=True,
     )
-    for protocol in (native, openai, kserve, open_inference):
+    # KServe's first: where an address is right and its method wrong, the first that fits names the methods there are.
+    for protocol in (kserve, native, openai, open_inference):
         app.include_router(protocol.router)
     app.add_middleware(StringErrors, said=tensors.said_of_tensors)
     return app

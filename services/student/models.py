@@ -72,9 +72,10 @@ class Models:
     def loaded(self) -> list[Served]:
         return list(self._models.values())
 
-    def check_loaded(self, name: str) -> None:
-        """Raise Unavailable for an artifact id or alias whose model is not in memory."""
+    async def check_loaded(self, name: str) -> None:
+        """Raise Unavailable for a model that is not in memory, ModelNotFound for a name of none."""
         if self._served.get(name, name) not in self._models:
+            await self._loader.run(self._resolve, name)
             raise Unavailable(f"model '{name}' is not in memory: name it in a request, which loads it")
 
     def aliases(self, model: Served) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from services.student.desk import Desk
-from services.student.routes.state import ERRORS, Patience, TheDesk
+from services.student.routes.state import ERRORS, FOREVER, Patience, TheDesk
 from services.student.served import Served
 from understudy.drift import Profile, Shift
 from understudy.schemas import Answer, ModelInfo, PredictionRequest, PredictionResponse, Reasons
@@ -59,7 +59,7 @@ class Drift(Answer):
 
 
 @router.post("/predictions", tags=["prediction"], summary="Labels, and the words that the model names as its reasons")
-async def predictions(body: PredictionRequest, desk: TheDesk, patience: Patience = None) -> PredictionResponse:
+async def predictions(body: PredictionRequest, desk: TheDesk, patience: Patience = FOREVER) -> PredictionResponse:
     return await response(desk, body, patience)
 
 
@@ -90,7 +90,7 @@ async def drift(model: str, desk: TheDesk) -> Drift:
     )
 
 
-async def response(desk: Desk, request: PredictionRequest, patience: float | None) -> PredictionResponse:
+async def response(desk: Desk, request: PredictionRequest, patience: float) -> PredictionResponse:
     """What the desk found, as the native address answers."""
     found = await desk.predict(request, patience)
     return PredictionResponse(

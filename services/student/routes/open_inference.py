@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from services.student.desk import Desk
 from services.student.routes import native, tensors
-from services.student.routes.state import Patience, TheDesk
+from services.student.routes.state import FOREVER, Patience, TheDesk
 from understudy.errors import ModelNotFound, Unavailable
 from understudy.open_inference import HEADER_LENGTH, InferRequest, read_request, unpack, write_response
 from understudy.string_errors import ErrorString
@@ -141,13 +141,13 @@ async def version_metadata(model: str, version: str, desk: TheDesk) -> ModelMeta
 
 @router.get("/models/{model}/ready", summary="A model is in memory; asking does not load it")
 async def model_ready(model: str, desk: TheDesk) -> ModelReady:
-    desk.models.check_loaded(model)
+    await desk.models.check_loaded(model)
     return ModelReady(name=model)
 
 
 @router.get("/models/{model}/versions/{version}/ready", summary="This version of a model is in memory")
 async def version_ready(model: str, version: str, desk: TheDesk) -> ModelReady:
-    desk.models.check_loaded(model)
+    await desk.models.check_loaded(model)
     await _check_version(desk, model, version)
     return ModelReady(name=model)
 
@@ -158,7 +158,7 @@ async def version_ready(model: str, version: str, desk: TheDesk) -> ModelReady:
     openapi_extra=_BODY,
     responses=_TENSORS,
 )
-async def infer(model: str, request: Request, desk: TheDesk, patience: Patience = None) -> Response:
+async def infer(model: str, request: Request, desk: TheDesk, patience: Patience = FOREVER) -> Response:
     return await _infer(desk, model, await _inference(request, desk), patience)
 
 
@@ -169,7 +169,7 @@ async def infer(model: str, request: Request, desk: TheDesk, patience: Patience 
     responses=_TENSORS,
 )
 async def infer_version(
-    model: str, version: str, request: Request, desk: TheDesk, patience: Patience = None
+    model: str, version: str, request: Request, desk: TheDesk, patience: Patience = FOREVER
 ) -> Response:
     asked = await _inference(request, desk)
     await _check_version(desk, model, version)
@@ -193,13 +193,10 @@ async def _inference(request: Request, desk: Desk) -> InferRequest:
     return read_request(unpacked, request.headers.get(HEADER_LENGTH))
 
 
-async def _infer(
-    desk: Desk, model: str, asked: InferRequest, patience: float | None, name: str | None = None
-) -> Response:
+async def _infer(desk: Desk, model: str, asked: InferRequest, patience: float, name: str | None = None) -> Response:
     """Ask a model; `name` is how the answer calls it, where it is asked by its version."""
     wanted = tensors.prediction_request(model, asked)
-    both = [limit for limit in (patience, tensors.seconds(asked)) if limit is not None]
-    found = await native.response(desk, wanted, min(both, default=None))
+    found = await native.response(desk, wanted, min(patience, tensors.seconds(asked) or FOREVER))
     about: dict[str, Any] = {"model_name": name or model, "model_version": found.artifact}
     if found.reasons is not None:
         about["parameters"] = {"reasons": found.reasons}

@@ -22,7 +22,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from services.student.desk import Desk, Found
-from services.student.routes.state import ERRORS, Patience, TheDesk
+from services.student.routes.state import ERRORS, FOREVER, Patience, TheDesk
 from understudy.bodies import as_request
 from understudy.data.rows import parse_input
 from understudy.errors import InvalidRequest, UnderstudyError
@@ -209,7 +209,7 @@ class Completion(_Completed):
     response_model=ChatCompletion,
     responses=_STREAMED,
 )
-async def chat(body: ChatRequest, desk: TheDesk, patience: Patience = None) -> Response:
+async def chat(body: ChatRequest, desk: TheDesk, patience: Patience = FOREVER) -> Response:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs is for requests with logprobs: true", param="top_logprobs")
     found, usage = await _ask(desk, body, [_text(body)], patience, "messages")
@@ -233,7 +233,7 @@ async def chat(body: ChatRequest, desk: TheDesk, patience: Patience = None) -> R
     response_model=Completion,
     responses=_STREAMED,
 )
-async def complete(body: CompletionRequest, desk: TheDesk, patience: Patience = None) -> Response:
+async def complete(body: CompletionRequest, desk: TheDesk, patience: Patience = FOREVER) -> Response:
     prompts = [body.prompt] if isinstance(body.prompt, str) else list(body.prompt)
     found, usage = await _ask(desk, body, prompts, patience, "prompt")
     choices = tuple(
@@ -250,9 +250,7 @@ async def complete(body: CompletionRequest, desk: TheDesk, patience: Patience = 
     return _sent(answer, body, [choice.model_dump(mode="json") for choice in choices])
 
 
-async def _ask(
-    desk: Desk, body: _Asked, texts: Sequence[str], patience: float | None, param: str
-) -> tuple[Found, Usage]:
+async def _ask(desk: Desk, body: _Asked, texts: Sequence[str], patience: float, param: str) -> tuple[Found, Usage]:
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is for requests with stream: true", param="stream_options")
     fields = {

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Header, Request
-from pydantic.json_schema import SkipJsonSchema
 
 from services.student.desk import Desk
 from understudy.schemas import ErrorBody
 
-__all__ = ["ERRORS", "Patience", "State", "TheDesk"]
+__all__ = ["ERRORS", "FOREVER", "Patience", "State", "TheDesk"]
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": ErrorBody, "description": "The model cannot do what was asked of it"},
@@ -31,8 +30,11 @@ async def _desk(request: Request) -> Desk:  # a plain function would be run on a
 
 TheDesk = Annotated[Desk, Depends(_desk)]
 
+FOREVER = 86_400.0
+"""What a request that says nothing of its deadline waits, as far as the service lets it."""
+
 Patience = Annotated[
-    float | SkipJsonSchema[None],  # absent, but never sent as null
+    float,
     Header(
         alias="X-Request-Timeout",
         gt=0,

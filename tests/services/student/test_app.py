@@ -157,6 +157,21 @@ async def test_too_much_of_anything_is_refused_with_the_limit(student: Any) -> N
     assert error_of(await student.ask({"input": "a", "choices": choices}), 413)["param"] == "inputs[0].choices"
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon", ""])
+async def test_a_deadline_that_is_none_is_refused_by_name(student: Any, seconds: str) -> None:
+    headers = {"X-Request-Timeout": seconds}
+    answer = await student.http.post("/v1/predictions", json={"inputs": ["a"]}, headers=headers)
+    assert error_of(answer, 400)["param"] == "X-Request-Timeout"
+
+
+async def test_a_request_that_is_late_is_told_so(student: Any) -> None:
+    headers = {"X-Request-Timeout": "0.000001"}
+    answer = await student.http.post("/v1/predictions", json={"inputs": ["a"]}, headers=headers)
+    assert error_of(answer, 504)["code"] == "deadline_exceeded"
+    patient = await student.http.post("/v1/predictions", json={"inputs": ["a"]}, headers={"X-Request-Timeout": "30"})
+    assert patient.status_code == 200
+
+
 async def test_a_full_queue_sends_away_with_the_time_to_wait(
     running: Any, store: Any, publish: Callable[..., str]
 ) -> None:

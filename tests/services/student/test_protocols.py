@@ -72,6 +72,9 @@ def test_what_the_stock_client_asks(address: str) -> None:
         assert client.is_server_ready()
         assert client.is_model_ready("production", artifact)
         assert not client.is_model_ready("writer")
+        assert native.get("/v2/models/writer/ready").status_code == 503
+        assert native.get("/v2/models/nothing/ready").status_code == 404
+        assert native.put("/v1/models/production:predict").headers["allow"] == "POST"
         assert client.get_server_metadata()["name"] == "understudy-student"
         assert client.get_model_metadata("production")["versions"] == [artifact]
         assert [one["name"] for one in client.get_model_repository_index()] == [artifact]
