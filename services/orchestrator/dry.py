@@ -119,7 +119,7 @@ class DryRun:
         with TemporaryDirectory() as place:
             rows = Path(place) / "rows.parquet"
             write_examples(rows, found.splits["train"][:SAMPLE])
-            models = {"student": job.student_base} | (
+            models = {"student": job.student_so_far} | (
                 {"teacher": job.distillation.teacher.model} if job.distils else {}
             )
             spec = {

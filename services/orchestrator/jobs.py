@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from understudy.errors import Conflict, UnderstudyError
 from understudy.evaluation.spec import Searched
-from understudy.models.names import cut_from, is_cut, parse_cut
+from understudy.models.names import PREFIX, cut_from, is_cut, parse_cut
 from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, SupervisedSpec, TaskSpec
 from understudy.training.recipes import AUTO
 
@@ -228,12 +228,12 @@ class Job(Record):
         return cut_from(self.model, self.facts.teacher) if self.facts.teacher else self.model
 
     @property
-    def student_base(self) -> str:
-        """The model whose architecture and tokenizer the student has; it may be the teacher before its training."""
-        if not is_cut(self.model):
+    def student_so_far(self) -> str:
+        """What can be known of the student before its teacher is trained: a cut of the untrained one, or its family."""
+        if not is_cut(self.model) or parse_cut(self.model).base:
             return self.model
-        base = parse_cut(self.model).base
-        return base or self.facts.teacher or self.distillation.teacher.model
+        teacher = self.facts.teacher or self.distillation.teacher.model
+        return teacher if teacher.startswith(PREFIX) else cut_from(self.model, teacher)
 
     @property
     def files(self) -> Mapping[str, str]:

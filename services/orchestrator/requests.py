@@ -79,12 +79,7 @@ def job_of(request: JobRequest, now: float) -> Job:
     spec, place = method.spec, f"method.{method.type}"
     chosen = {"seeds": _seeds(request, spec, place), "hyperparameters": _hyperparameters(request, spec, place)}
     spec = spec.model_copy(update=chosen)
-    if is_cut(request.model) and method.type == "supervised" and parse_cut(request.model).base is None:
-        raise InvalidRequest(
-            f"'{request.model}' is cut from the job's teacher, and a supervised job has none: write "
-            f"{request.model}@<model>",
-            param="model",
-        )
+    _check_cut(request.model, spec)
     _check_seeds(spec, place)
     if len(set(spec.sizes)) < len(spec.sizes):
         raise InvalidRequest("a size is given twice, which would train the same arms twice", param=f"{place}.sizes")
@@ -137,6 +132,23 @@ def _check_model(ref: str, param: str) -> None:
         parse_scratch(ref, param=param)
     if is_cut(ref):
         parse_cut(ref, param=param)
+
+
+def _check_cut(model: str, spec: TrainingSpec) -> None:
+    """A cut that names no model is one of the job's teacher, whose layers are known where it is made here."""
+    if not is_cut(model) or parse_cut(model).base:
+        return
+    if not isinstance(spec, DistillationSpec):
+        raise InvalidRequest(
+            f"'{model}' is cut from the job's teacher, and a supervised job has none: write {model}@<model>",
+            param="model",
+        )
+    cut, teacher = parse_cut(model), spec.teacher.model
+    if teacher.startswith(PREFIX) and max(cut.layers, cut.decoder_layers or 0) > parse_scratch(teacher).layers:
+        raise InvalidRequest(
+            f"'{model}' keeps more layers than the teacher '{teacher}' has, which are {parse_scratch(teacher).layers}",
+            param="model",
+        )
 
 
 def _check_seeds(spec: TrainingSpec, place: str) -> None:

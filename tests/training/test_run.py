@@ -270,6 +270,7 @@ def test_progress_is_told_with_about_ten_validations(make_spec: MakeSpec, tmp_pa
     [
         ({"recipe": "label_then_rationale"}, "trains causal or seq2seq students"),
         ({"recipe": "teacher_labels"}, "unlabelled_file"),
+        ({"lora": LoraSpec()}, "pretrained student"),
         ({"task": TaskSpec()}, "fixed label set"),
         ({"recipe": "nonsense"}, "unknown recipe"),
     ],
@@ -279,7 +280,7 @@ def test_a_spec_that_cannot_be_trained_says_why(
 ) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
         train(make_spec(**changes), tmp_path / "out", quiet)
-    assert caught.value.param == "recipe"
+    assert caught.value.param == ("lora" if "lora" in changes else "recipe")
     assert not (tmp_path / "out" / "spec.json").exists()
 
 
@@ -315,8 +316,9 @@ def test_rows_that_the_teacher_labelled_train_the_recipe_that_reads_them_and_no_
     assert plain.parameters == taught.parameters, "the tokenizer is trained on the same texts"
 
 
-@pytest.mark.parametrize(("recipe", "model"), [("rationale_gate", "scratch:bert-1x16"), ("saliency", T5)])
-def test_low_rank_adapters_leave_a_plain_model(make_spec: MakeSpec, tmp_path: Path, recipe: str, model: str) -> None:
+@pytest.mark.parametrize(("recipe", "scratch"), [("rationale_gate", "scratch:bert-1x16"), ("saliency", T5)])
+def test_low_rank_adapters_leave_a_plain_model(make_spec: MakeSpec, tmp_path: Path, recipe: str, scratch: str) -> None:
+    model = str(train(make_spec(model=scratch), tmp_path / "pretrained", quiet).model)
     given = make_spec(recipe, model, steps=14, lora=LoraSpec(rank=2))
     plain = train(make_spec(recipe, model, steps=1), tmp_path / "plain", quiet)
     found = train(given, tmp_path / "whole", quiet)
@@ -329,3 +331,13 @@ def test_low_rank_adapters_leave_a_plain_model(make_spec: MakeSpec, tmp_path: Pa
         train(given, tmp_path / "cut", interrupt_at(8))
     train(given, tmp_path / "cut", quiet)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_every_arm_is_judged_by_the_same_validation_rows(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.training.validation.MAX_WRITTEN", 5)
+    plain = train(make_spec("finetune", T5, steps=2), tmp_path / "plain", quiet)
+    writes = train(make_spec("rationale_then_label", T5, steps=2), tmp_path / "writes", quiet)
+    assert writes.validation_rows == plain.validation_rows == 24
+    assert writes.validation_accuracy in [right / 24 for right in range(25)]

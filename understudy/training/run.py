@@ -77,9 +77,9 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     labelled = select_rows(_read(spec), spec.max_train_rows)
     sure, unsure = _labelled_by_teacher(spec)
     rows = [*labelled, *(sure if recipe.reads("labels") else [])]
-    # Fewer rows where each is written before it is scored.
-    kind = "generation" if recipe.form == "rationale_then_label" else spec.task.kind
-    held_out = validation_rows(read_examples(spec.validation), kind)
+    held_out = validation_rows(read_examples(spec.validation), spec.task.kind)
+    # On the way fewer rows do, where reasons are written before each answer; in the end all arms answer the same ones.
+    few = validation_rows(held_out, "generation") if recipe.form == "rationale_then_label" else held_out
     adapter = _untrained(spec, recipe, labelled, sure)
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
     # Of all rows that any arm may read, so that every arm takes the same number of steps.
@@ -90,10 +90,10 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         model=adapter.model,
         args=training_arguments(plan, out / "checkpoints", seed=spec.seed, parameters=adapter.model.num_parameters()),
         train_dataset=instances,
-        eval_dataset=held_out,
+        eval_dataset=few,
         data_collator=_collator(adapter),
         objective=Objective(recipe, adapter.architecture, spec.rationale_weight),
-        validate=lambda: validate(adapter, held_out),
+        validate=lambda: validate(adapter, few),
         emit=emit,
         stopwatch=stopwatch,
         patience=plan.patience,
@@ -105,15 +105,16 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     trained = trained_parameters(adapter.model)
     if spec.lora:
         merge(adapter.model)
-    result = _result(trainer, plan, recipe, instances, out, len(held_out), stopwatch)
-    result = result.model_copy(
-        update={
-            "teacher_labelled": len(rows) - len(labelled),
-            "unsure": unsure,
-            "trained_parameters": trained,
-            "start": start,
-        }
-    )
+    found: dict[str, Any] = {
+        "teacher_labelled": len(rows) - len(labelled),
+        "unsure": unsure,
+        "trained_parameters": trained,
+    }
+    if few is not held_out:
+        last = validate(adapter, held_out)
+        found |= {"validation_accuracy": last.accuracy, "validation_loss": last.loss, "validation_rows": len(held_out)}
+    result = _result(trainer, plan, recipe, instances, out, stopwatch)
+    result = result.model_copy(update={**found, "start": start})
     if trainer.is_world_process_zero():
         save(adapter.model, adapter.tokenizer, adapter.task, _card(spec, recipe, adapter, result), result.model)
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -144,6 +145,12 @@ def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row], more: Seque
     problem = fits(recipe, architecture, spec.task, _offers(spec, rows))
     if problem or not rows:
         raise InvalidRequest(problem or "there is no row to train on", param="recipe" if problem else "train")
+    if spec.lora and spec.model.startswith(PREFIX):
+        raise InvalidRequest(
+            f"lora trains a small update of weights that stay, and those of '{spec.model}' are random: leave lora out, "
+            "or take a pretrained student",
+            param="lora",
+        )
     terms = recipe.terms(architecture)
     model, tokenizer = create(
         spec.model,
@@ -197,7 +204,6 @@ def _result(
     recipe: Recipe,
     instances: Sequence[Instance],
     out: Path,
-    validated: int,
     stopwatch: Stopwatch,
 ) -> TrainResult:
     best = _best(trainer.state)
@@ -205,7 +211,7 @@ def _result(
         model=out / "model",
         validation_accuracy=best["eval_accuracy"],
         validation_loss=best["eval_loss"],
-        validation_rows=validated,
+        validation_rows=len(trainer.eval_dataset),
         best_step=int(best["step"]),
         steps=trainer.state.global_step,
         batch_size=plan.batch_size,

@@ -230,7 +230,7 @@ def check_sizes(job: Job, found: Examined) -> None:
 
 def _architecture(context: Context, job: Job, item: Item, grip: Grip) -> str:
     """Which kind of student the job's model is; of one that exists a child is asked, because only torch can tell."""
-    base = job.student_base
+    base = job.student_so_far
     if base.startswith(PREFIX):
         return FAMILIES[parse_scratch(base).family]
     spec = {"model": base, "artifacts": context.settings.artifact_root}

@@ -272,6 +272,23 @@ async def test_every_bad_field_is_named_with_what_would_be_right(
     assert (await api.get("/v1/fine_tuning/jobs")).json()["data"] == []
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"type": "supervised"}, "cut:3@<model>"),
+        (
+            {"type": "distillation", "distillation": {"teacher": {"model": "scratch:bert-2x16", "finetune": True}}},
+            "are 2",
+        ),
+    ],
+)
+async def test_a_cut_that_cannot_be_made_is_refused_before_there_is_a_job(
+    api: httpx.AsyncClient, rows: Any, method: dict[str, Any], words: str
+) -> None:
+    body = {"model": "cut:3", "method": method, "training_file": await uploaded(api, rows)}
+    assert words in error(await api.post("/v1/fine_tuning/jobs", json=body), 400, "model")
+
+
 async def test_half_a_character_is_refused_by_its_field(api: httpx.AsyncClient, rows: Any) -> None:
     body = json.dumps(change("suffix", "\ud800") | {"training_file": await uploaded(api, rows)})
     answer = await api.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
