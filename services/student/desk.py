@@ -7,6 +7,7 @@ this service. Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -55,6 +56,7 @@ class Desk:
         self.models = models
         self.settings = models.settings
         self._metrics = metrics
+        self._draw = random.Random()
         self._queue: DynamicBatcher[PredictionInput, Prediction] = DynamicBatcher(
             _work,
             max_padded_tokens=self.settings.max_padded_tokens,
@@ -74,7 +76,7 @@ class Desk:
         limits.check(request, inputs, self.settings)
         name = self.settings.alias if request.model is None else request.model
         async with self._deadline(seconds):
-            model = await self.models.get(name)
+            model = self._canary(name) or await self.models.get(name)
             predictions = await self._ask(model, request, inputs)
         self._metrics.answered(model, predictions, explained=request.explain)
         return Found(name, model, tuple(predictions))
@@ -93,6 +95,13 @@ class Desk:
         """Answer what was accepted and end the threads."""
         await self.models.stop()
         await asyncio.to_thread(self._queue.close)
+
+    def _canary(self, name: str) -> Served | None:
+        """The canary's model, for its share of the default alias's requests; None where it has none or is not there."""
+        share = self.settings.canary_share
+        if name != self.settings.alias or self._draw.random() >= share:
+            return None
+        return self.models.served(self.settings.canary)
 
     async def _ask(
         self, model: Served, request: PredictionRequest, inputs: Sequence[PredictionInput]

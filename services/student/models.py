@@ -33,8 +33,8 @@ log = structlog.get_logger()
 class Models:
     """Models by artifact id, the one asked last at the end, and the aliases that are followed.
 
-    An alias is followed from its first use until its model is put out. The default alias always is, and its model is
-    never put out.
+    An alias is followed from its first use until its model is put out. The default alias always is, and so is the
+    canary where it has a share; their models are never put out.
     """
 
     def __init__(self, settings: Settings, store: ArtifactStore | None = None) -> None:
@@ -47,6 +47,7 @@ class Models:
         self._loading: dict[str, asyncio.Task[Served]] = {}  # artifact id -> what its first caller began
         self._moving: dict[str, asyncio.Task[None]] = {}  # alias -> the look-up or move that is under way
         self._loader = ModelThread(settings.max_loading)
+        self._pinned = {settings.alias, *([settings.canary] if settings.canary_share else [])}
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -68,6 +69,10 @@ class Models:
         if alias not in self._served:
             raise Unavailable(f"no model is served yet: {self.problems.get(alias, f'{alias} is being loaded')}")
         return self._models[self._served[alias]]
+
+    def served(self, alias: str) -> Served | None:
+        """The model that a followed alias names, if it is in memory."""
+        return self._models.get(self._served.get(alias, ""))
 
     def loaded(self) -> list[Served]:
         return list(self._models.values())
@@ -100,7 +105,7 @@ class Models:
     async def _follow(self) -> None:
         """Look up every followed alias, again and again; one that takes long to move holds up no other."""
         while True:
-            for alias in {self.settings.alias, *self._served} - self._moving.keys():
+            for alias in {*self._pinned, *self._served} - self._moving.keys():
                 self._moving[alias] = asyncio.create_task(self._refresh(alias))
             await asyncio.sleep(self.settings.refresh_seconds)
 
@@ -179,12 +184,14 @@ class Models:
         self._make_room()
 
     def _make_room(self) -> None:
-        pinned = self._served.get(self.settings.alias)
+        pinned = {self._served.get(alias) for alias in self._pinned}
         while len(self._models) > self.settings.max_models:
-            name = next(name for name in self._models if name != pinned)
+            name = next((name for name in self._models if name not in pinned), None)
+            if name is None:
+                return
             del self._models[name]
             self._served = {alias: artifact for alias, artifact in self._served.items() if artifact != name}
-            kept = {self.settings.alias, *self._served}
+            kept = {*self._pinned, *self._served}
             self.problems = {alias: text for alias, text in self.problems.items() if alias in kept}
             log.info("model_put_out", artifact=name)
 

@@ -33,6 +33,9 @@ class Settings(GuardedSettings):
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
     engine: Literal["auto", "hf", "ct2", "ort", "ct2:int8", "ct2:float32", "ort:int8", "ort:float32"] = "auto"
     """`auto` takes the fastest engine that a model was published with and that runs here, `hf` on an accelerator."""
+    canary: str = Field(default="canary", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    canary_share: float = Field(default=0.0, ge=0, le=1)
+    """The share of the default alias's requests that the model of the alias `canary` answers, while it is in memory."""
     max_models: int = Field(default=2, ge=1)
     """Models kept in memory, the default alias's among them; one more is there while an alias moves."""
     refresh_seconds: float = Field(default=1.0, gt=0)

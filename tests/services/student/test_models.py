@@ -399,3 +399,46 @@ async def test_the_service_ends_while_a_model_is_being_loaded(
     async with running(store) as student:
         await student.until(lambda: asyncio.sleep(0, bool(store.read)))
         asyncio.get_running_loop().call_later(0.1, store.open.set)
+
+
+# --- canary --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_canary_answers_its_share_of_the_default_aliass_requests(
+    running: Any, store: Any, publish: Callable[..., str]
+) -> None:
+    one, two = publish("one", "production"), publish("two", "canary")
+    async with running(store, canary_share=0.5, max_models=1) as student:
+
+        async def both() -> bool:
+            return {model["id"] for model in (await student.models())["data"]} == {one, two}
+
+        await student.until(both)
+        answered = [await student.artifact() for _ in range(100)]
+        assert 20 <= answered.count(two) <= 80  # beyond that once in 10^9 runs
+        assert {await student.artifact(model="canary") for _ in range(20)} == {two}
+        assert {await student.artifact(model=one) for _ in range(20)} == {one}
+
+
+async def test_a_canary_that_cannot_be_served_takes_no_request(
+    running: Any, store: Any, publish: Callable[..., str]
+) -> None:
+    one = publish("one", "production")
+    corrupt(store, publish("two", "canary"))
+    async with running(store, canary_share=1.0) as student:
+        await student.until_ready()
+
+        async def said() -> bool:
+            return "differs from its manifest" in (await student.models())["problems"].get("canary", "")
+
+        await student.until(said)
+        assert {await student.artifact() for _ in range(20)} == {one}
+
+
+async def test_without_a_share_the_canary_is_an_alias_like_others(
+    running: Any, store: Any, publish: Callable[..., str]
+) -> None:
+    one, two = publish("one", "production"), publish("two", "canary")
+    async with running(store) as student:
+        assert await student.artifact(model="canary") == two
+        assert {await student.artifact() for _ in range(20)} == {one}
