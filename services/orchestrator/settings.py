@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     threads_per_child: int = Field(default=1, ge=1)
     child_grace: float = Field(default=5.0, ge=0)
     """How long a training process may take to end before it is killed."""
-    engines: Annotated[tuple[str, ...], NoDecode] = ("ct2:int8", "ort:int8")
+    engines: Annotated[tuple[str, ...], NoDecode] = ("ct2:int8", "ort:int8", "ort:int8-blocks")
     """What students are exported for, where this machine has the packages; empty for the reference alone."""
     engine_min_agreement: float = Field(default=MIN_AGREEMENT, ge=0, le=1)
     """The least share of validation rows that an engine answers as the reference does; else it is not published."""

@@ -31,13 +31,17 @@ class Settings(GuardedSettings):
     """The alias that answers requests that name no model. The service is ready once its model is loaded."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ..."""
-    engine: Literal["auto", "hf", "ct2", "ort", "ct2:int8", "ct2:float32", "ort:int8", "ort:float32"] = "auto"
+    engine: Literal[
+        "auto", "hf", "ct2", "ort", "ct2:int8", "ct2:float32", "ort:int8", "ort:int8-blocks", "ort:float32"
+    ] = "auto"
     """`auto` takes the fastest engine that a model was published with and that runs here, `hf` on an accelerator."""
     canary: str = Field(default="canary", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     canary_share: float = Field(default=0.0, ge=0, le=1)
     """The share of the default alias's requests that the model of the alias `canary` answers, while it is in memory."""
     max_models: int = Field(default=2, ge=1)
     """Models kept in memory, the default alias's among them; one more is there while an alias moves."""
+    max_model_bytes: int = Field(default=0, ge=0)
+    """Bytes of the parameters of all models in memory together; 0 is no bound."""
     refresh_seconds: float = Field(default=1.0, gt=0)
     """How often the aliases in use are looked up: a moved alias is noticed this much later at most."""
     retry_seconds: float = Field(default=10.0, ge=0)

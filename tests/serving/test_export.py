@@ -93,9 +93,11 @@ def test_in_float32_the_probabilities_are_the_references(pair: Callable[[str, st
     assert any(one.truncated for one in engine.predict(asked, explain=False, top_k=1))
 
 
-@pytest.mark.parametrize("kind", ["gate", "closed"])
-def test_in_int8_the_probabilities_are_close_and_not_the_same(pair: Callable[[str, str], Pair], kind: str) -> None:
-    reference, engine = pair(kind, "int8")
+@pytest.mark.parametrize(("kind", "precision"), [("gate", "int8"), ("gate", "int8-blocks"), ("closed", "int8")])
+def test_in_int8_the_probabilities_are_close_and_not_the_same(
+    pair: Callable[[str, str], Pair], kind: str, precision: str
+) -> None:
+    reference, engine = pair(kind, precision)
     found, expected = (model.predict(rows(), explain=False, top_k=1) for model in (engine, reference))
     apart = [
         abs((one.probabilities or {})[label] - chance)
@@ -106,8 +108,10 @@ def test_in_int8_the_probabilities_are_close_and_not_the_same(pair: Callable[[st
     assert engine.info().precision == "int8"
 
 
-@pytest.mark.parametrize("kind", ["gate", "closed"])
-@pytest.mark.parametrize("precision", ["int8", "float32"])
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("gate", "int8"), ("gate", "int8-blocks"), ("gate", "float32"), ("closed", "int8"), ("closed", "float32")],
+)
 def test_an_answer_does_not_depend_on_what_it_shares_a_batch_with(
     pair: Callable[[str, str], Pair], kind: str, precision: str
 ) -> None:

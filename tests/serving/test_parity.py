@@ -120,6 +120,18 @@ def test_no_rows_and_unknown_engines_are_refused(copied: Path, examples: list[Ex
         publish_engines(copied, examples, ["tensorrt"], copied, correctness)
 
 
+def test_a_stand_in_is_made_only_where_the_other_did_not_pass(
+    copied: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "INSTEAD_OF", {"ct2:float32": "ct2:int8"})
+    asked: dict[str, Any] = {"min_agreement": 0.0, "max_drop": 1.0}
+    report = publish_engines(copied, examples, ["ct2:int8", "ct2:float32"], copied, correctness, **asked)
+    assert [one.name for one in report.published] == ["ct2:int8"]
+    contrary(monkeypatch, wrong=12)
+    report = publish_engines(copied, examples, ["ct2:int8", "ct2:float32"], copied, correctness)
+    assert [one.name for one in report.results] == ["ct2:int8", "ct2:float32"]
+
+
 def test_more_rows_than_are_needed_are_not_asked(
     copied: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,10 @@ tensor: the rows of a batch would share it, and an answer would depend on its ne
 its rows one by one. That costs nothing here: a row alone has no padding, and a matrix product in int8 is fast enough
 for the cores to be busy with it. In float32, rows share batches as everywhere.
 
+`int8-blocks` rounds weights and activations in blocks of 32 numbers along each row (`MatMulNBits`): closer to the
+reference, and slower than `int8`. A row's blocks are its own, so rows share batches. Embeddings stay float32 in all
+precisions: rounded as one tensor, they alone cost more agreement than all matrix products.
+
 The graph gives what `transformers` gives: a label's logits and, of models with a gate, its logits for each token. So
 answers, choices, calibration and gate words are the adapter's, as with the reference. Knows no templates and no files
 other than its own; gradients do not exist here.
@@ -34,6 +38,7 @@ from understudy.models.encoder_classifier import EncoderClassifierOutput
 __all__ = ["Adapted", "Model", "convert", "problem"]
 
 FILE = "model.onnx"
+BLOCK = 32
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = ("logits", "gate_logits")
 
@@ -49,6 +54,8 @@ def convert(adapter: Adapter, folder: Path, precision: str) -> None:
     graph = _graph(adapter)
     if precision == "float32":
         _save(graph, folder / FILE)
+    elif precision == "int8-blocks":
+        _quantise_blocks(graph, folder / FILE)
     else:
         _quantise(graph, folder / FILE)
 
@@ -59,7 +66,8 @@ class Model(nn.Module):
     def __init__(self, folder: Path, config: Any, precision: str, threads: int) -> None:
         super().__init__()
         self.config = config
-        self.alone = precision != "float32"
+        self.alone = precision == "int8"
+        self.precision = precision.partition("-")[0]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Threads that spin between two requests take the cores from whoever reads the next one.
@@ -107,7 +115,7 @@ class Adapted(ClassifierAdapter):
 
     @property
     def precision(self) -> str:
-        return "int8" if self.model.alone else "float32"
+        return str(self.model.precision)
 
 
 class _Outputs(nn.Module):
@@ -157,11 +165,21 @@ def _quantise(graph: Any, path: Path) -> None:
         quantize_dynamic(
             whole,
             path,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],  # products of activations with each other stay float32
+            op_types_to_quantize=["MatMul", "Gemm"],  # products of activations with each other stay float32
             per_channel=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
+
+
+def _quantise_blocks(graph: Any, path: Path) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with _quiet():
+        # Level 4: activations in int8 too, and products in int8.
+        quantizer = MatMulNBitsQuantizer(graph, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(path), False)
 
 
 def _save(graph: Any, path: Path) -> None:

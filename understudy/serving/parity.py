@@ -20,7 +20,16 @@ from understudy.models.load import load_task
 from understudy.schemas import Example, PredictionInput, TaskSpec
 from understudy.serving.export import export, fits, open_exported
 from understudy.serving.hf import HFEngine
-from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, REPORT, EngineReport, EngineResult, folder_of, parse
+from understudy.serving.published import (
+    INSTEAD_OF,
+    MAX_DROP,
+    MIN_AGREEMENT,
+    REPORT,
+    EngineReport,
+    EngineResult,
+    folder_of,
+    parse,
+)
 
 __all__ = ["MAX_ROWS", "Correct", "compare", "publish_engines"]
 
@@ -54,9 +63,10 @@ def publish_engines(
     for name in names:
         parse(name)
     reference = HFEngine.load(folder, device="cpu")
-    results = []
+    results: list[EngineResult] = []
     for name in dict.fromkeys(names):
-        if not fits(reference.adapter, name):
+        passed = {one.name for one in results if one.published}
+        if not fits(reference.adapter, name) or INSTEAD_OF.get(name) in passed:
             continue
         result = _tried(reference, folder, name, rows[:MAX_ROWS], out, correct, (min_agreement, max_drop))
         if not result.published:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from understudy.errors import ModelError, UnknownName
 
 __all__ = [
+    "INSTEAD_OF",
     "MAX_DROP",
     "MIN_AGREEMENT",
     "NAMES",
@@ -30,8 +31,11 @@ __all__ = [
 
 EngineName = Literal["ct2", "ort"]
 
-NAMES = ("ct2:int8", "ct2:float32", "ort:int8", "ort:float32")
+NAMES = ("ct2:int8", "ct2:float32", "ort:int8", "ort:int8-blocks", "ort:float32")
 """What can be exported. `ct2` is CTranslate2, for T5 students; `ort` is ONNX Runtime, for classifiers."""
+
+INSTEAD_OF = {"ort:int8-blocks": "ort:int8"}
+"""An engine that is only made where another one did not pass: more exact, and slower."""
 
 REPORT = "engines.json"
 
