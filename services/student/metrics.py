@@ -30,6 +30,7 @@ class StudentMetrics:
                 "queue_examples": "Inputs that wait for the model or run",
                 "queue_tokens": "Their tokens, each counted once for every pass that it takes",
                 "models_loaded": "Models in memory",
+                "models_bytes": "Bytes of their parameters",
             }.items()
         }
 
@@ -43,6 +44,7 @@ class StudentMetrics:
         self._gauges["queue_examples"].set_function(lambda: batcher.items)
         self._gauges["queue_tokens"].set_function(lambda: batcher.tokens)
         self._gauges["models_loaded"].set_function(lambda: len(models.loaded()))
+        self._gauges["models_bytes"].set_function(lambda: sum(model.bytes for model in models.loaded()))
         self._registry.register(_Answers(models))
 
 

@@ -21,7 +21,7 @@ from services.student.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.batching import ModelThread
 from understudy.drift import Profile
-from understudy.errors import ArtifactNotFound, ModelNotFound, Unavailable, UnderstudyError
+from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound, Unavailable, UnderstudyError
 from understudy.models.source import Source
 from understudy.serving.engines import load_engine
 
@@ -172,7 +172,15 @@ class Models:
         tokenizer = Source.find(str(folder), None).tokenizer()
         info = engine.info()
         record = Record(info.task.labels if info.task else (), _profile(folder), self.settings.drift_window)
-        return Served(info, self.store.get(artifact).created_at, engine, tokenizer, record)
+        model = Served(info, self.store.get(artifact).created_at, engine, tokenizer, record)
+        most = self.settings.max_model_bytes
+        if most and model.bytes > most:
+            raise ModelError(
+                f"'{artifact}' takes {model.bytes} bytes, and this service keeps models of {most} bytes together: "
+                "choose a smaller one, or raise max_model_bytes",
+                param="model",
+            )
+        return model
 
     def _keep(self, model: Served, alias: str | None) -> None:
         """Make a loaded model the one that answers, in one step that no request can see half of."""
@@ -183,9 +191,14 @@ class Models:
             self._served[alias] = model.artifact
         self._make_room()
 
+    @property
+    def _too_large(self) -> bool:
+        most = self.settings.max_model_bytes
+        return bool(most) and sum(model.bytes for model in self._models.values()) > most
+
     def _make_room(self) -> None:
         pinned = {self._served.get(alias) for alias in self._pinned}
-        while len(self._models) > self.settings.max_models:
+        while len(self._models) > self.settings.max_models or self._too_large:
             name = next((name for name in self._models if name not in pinned), None)
             if name is None:
                 return

@@ -20,6 +20,8 @@ __all__ = ["Served"]
 _BYTES_A_TOKEN = 3
 """Bytes of UTF-8 in a token, about and rather too few: English has 4, most scripts of three bytes a letter 3."""
 
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
 
 @dataclass(frozen=True, eq=False)
 class Served:
@@ -39,6 +41,11 @@ class Served:
     @property
     def artifact(self) -> str:
         return self.info.id
+
+    @property
+    def bytes(self) -> int:
+        """Of its parameters."""
+        return self.info.parameters * _ITEM_BYTES.get(self.info.precision, 4)
 
     @property
     def reasons(self) -> Reasons:

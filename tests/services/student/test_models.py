@@ -401,6 +401,24 @@ async def test_the_service_ends_while_a_model_is_being_loaded(
         asyncio.get_running_loop().call_later(0.1, store.open.set)
 
 
+async def test_models_are_put_out_when_their_bytes_are_too_many(
+    running: Any, store: Any, publish: Callable[..., str]
+) -> None:
+    one, two, three = publish("one", "production"), publish("two"), publish("three")
+    async with running(store) as student:
+        size = 4 * (await student.http.get(f"/v1/models/{one}")).json()["parameters"]
+    async with running(store, max_models=9, max_model_bytes=int(2.5 * size)) as student:
+        for name in (one, two, three):
+            await student.artifact(model=name)
+        kept = {model["id"]: model["parameters"] for model in (await student.models())["data"]}
+        assert set(kept) == {one, three}
+        assert f"understudy_models_bytes {float(4 * sum(kept.values()))}" in (await student.http.get("/metrics")).text
+    async with running(store, max_model_bytes=size // 2) as student:
+        answer = await student.ask()
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "model")
+        assert "raise max_model_bytes" in answer.json()["error"]["message"]
+
+
 # --- canary --------------------------------------------------------------------------------------------------------
 
 
