@@ -113,6 +113,8 @@ def test_rows_without_words_and_arms_of_unequal_length(
     arms = make_spec().arms
     assert "7 training rows had no words" in cautions(arms=(arms[0], arms[1].model_copy(update={"without_words": 7})))
     assert "same number of training steps" in cautions(arms=(arms[0], arms[1].model_copy(update={"steps": 11})))
+    taught = arms[1].model_copy(update={"teacher_labelled": 900})
+    assert "on 900 rows more, with the teacher's answers" in cautions(arms=(arms[0], taught))
 
 
 def test_a_claim_that_does_not_survive_the_correction_is_a_lead(

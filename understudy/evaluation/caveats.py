@@ -184,6 +184,12 @@ def _about_training(spec: EvaluateSpec) -> list[str]:
             f"Each training row was seen about {passes:.1f} times: a recipe that only learns faster looks better here "
             "than after longer training. Raise max_steps to see whether a difference lasts."
         )
+    taught = max(one.teacher_labelled for one in spec.arms)
+    if taught:
+        found.append(
+            f"Recipes with teacher_labels trained on {taught:,} rows more, with the teacher's answers: what they gain is "
+            "those rows' merit too, and finetune never saw them."
+        )
     lacking = max(one.without_words for one in arms)
     if lacking:
         found.append(f"{lacking:,} training rows had no words from the teacher and trained the label alone.")
