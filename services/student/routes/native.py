@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from services.student.desk import Desk
@@ -58,9 +58,15 @@ class Drift(Answer):
     shifts: dict[str, Shift]
 
 
-@router.post("/predictions", tags=["prediction"], summary="Labels, and the words that the model names as its reasons")
-async def predictions(body: PredictionRequest, desk: TheDesk, patience: Patience = FOREVER) -> PredictionResponse:
-    return await response(desk, body, patience)
+@router.post(
+    "/predictions",
+    tags=["prediction"],
+    summary="Labels, and the words that the model names as its reasons",
+    response_model=PredictionResponse,
+)
+async def predictions(body: PredictionRequest, desk: TheDesk, patience: Patience = FOREVER) -> Response:
+    found = await response(desk, body, patience)
+    return Response(found.model_dump_json(), media_type="application/json")  # it was checked when it was made
 
 
 @router.get("/models", tags=["models"], summary="The models in memory, and the aliases that cannot be served")
