@@ -187,8 +187,8 @@ def _about_training(spec: EvaluateSpec) -> list[str]:
     taught = max(one.teacher_labelled for one in spec.arms)
     if taught:
         found.append(
-            f"Recipes with teacher_labels trained on {taught:,} rows more, with the teacher's answers: what they gain is "
-            "those rows' merit too, and finetune never saw them."
+            f"Recipes with teacher_labels trained on {taught:,} rows more, with the teacher's answers: what they gain "
+            "is those rows' merit too, and finetune never saw them."
         )
     lacking = max(one.without_words for one in arms)
     if lacking:
