@@ -68,13 +68,13 @@ def test_before_its_arms_are_known_a_job_shows_the_search_that_it_may_have(bench
 
 
 def test_every_candidate_is_tried_once_with_the_first_seed_and_a_share_of_the_steps_and_no_control(bench: Any) -> None:
-    items = search.plan(ready(bench, seeds=(7, 8), hyperparameters={"n_epochs": 40}))
+    items = search.plan(ready(bench, seeds=(7, 8), hyperparameters={"n_epochs": 80}))
     assert [item.payload["recipe"] for item in items] == list(NAMES)
     assert {item.payload["seed"] for item in items} == {7}
-    assert {item.payload["max_steps"] for item in items} == {round(SHARE * 40 * 10)}  # ten batches an epoch
+    assert {item.payload["max_steps"] for item in items} == {round(SHARE * 80 * 10)}  # ten batches an epoch
 
 
-@pytest.mark.parametrize(("steps", "short"), [(4000, 1000), (300, 75), (100, LEAST_STEPS), (20, 20)])
+@pytest.mark.parametrize(("steps", "short"), [(4000, 1000), (400, LEAST_STEPS), (200, LEAST_STEPS), (20, 20)])
 def test_a_short_training_is_long_enough_to_say_something_and_never_longer_than_the_whole(
     steps: int, short: int
 ) -> None:
@@ -145,14 +145,14 @@ def test_a_dry_run_counts_the_search_and_at_most_as_many_runs_as_may_follow(
     assert candidates >= SEARCH_FROM
     assert found["searches"]
     estimate = found["estimate"]
-    assert (estimate["search_runs"], estimate["search_steps_per_run"]) == (candidates, estimate["steps_per_run"] / 4)
+    assert (estimate["search_runs"], estimate["search_steps_per_run"]) == (candidates, short_steps(estimate["steps_per_run"]))
     assert estimate["runs"] == 2 * (1 + 2 * KEEP)
     assert "search" in estimate["seconds_by_phase"]
 
 
 @pytest.mark.usefixtures("fork_server")
 def test_a_short_training_is_a_whole_one_of_fewer_steps_whose_model_is_not_kept(bench: Any) -> None:
-    spec = {"recipe": "auto", "hyperparameters": {"max_steps": 60}, "seeds": [3]}
+    spec = {"recipe": "auto", "hyperparameters": {"max_steps": 200}, "seeds": [3]}
     job = bench.work(bench.submit(spec=spec), until="search")
     (item, *_) = bench.context.flow.items(job.id, "search")
     said: list[str] = []
