@@ -145,7 +145,10 @@ def test_a_dry_run_counts_the_search_and_at_most_as_many_runs_as_may_follow(
     assert candidates >= SEARCH_FROM
     assert found["searches"]
     estimate = found["estimate"]
-    assert (estimate["search_runs"], estimate["search_steps_per_run"]) == (candidates, short_steps(estimate["steps_per_run"]))
+    assert (estimate["search_runs"], estimate["search_steps_per_run"]) == (
+        candidates,
+        short_steps(estimate["steps_per_run"]),
+    )
     assert estimate["runs"] == 2 * (1 + 2 * KEEP)
     assert "search" in estimate["seconds_by_phase"]
 
