@@ -77,6 +77,7 @@ def report_view(report: Report) -> RenderableType:
     """
     rows = report.rows
     facts = f"{rows.train:,} train · {rows.validation:,} validation · {rows.test:,} test rows"
+    facts += f" · {rows.unlabelled:,} without an answer" if rows.unlabelled else ""
     return Group(
         _bullet(facts, " "),
         _arms(report),
