@@ -22,9 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from understudy.errors import InvalidRequest, PayloadTooLarge, UnsupportedContent
+from understudy.errors import InvalidRequest, PayloadTooLarge, UnknownName, UnsupportedContent
 
-__all__ = ["HEADER_LENGTH", "InferRequest", "Tensor", "WantedOutput", "read_request", "unpack", "write_response"]
+__all__ = [
+    "HEADER_LENGTH",
+    "InferRequest",
+    "Tensor",
+    "WantedOutput",
+    "example_rows",
+    "read_request",
+    "unpack",
+    "write_response",
+]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The HTTP header that says how many bytes of a body are JSON; binary tensors are the rest. Absent: all is JSON."""
@@ -185,6 +194,31 @@ def write_response(
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def example_rows(request: InferRequest, fields: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One set of fields for each example of a request; `fields` says which field each input tensor fills.
+
+    `choices` has a row of values for each example, all others one value. `text` must be there. Raises UnknownName or
+    InvalidRequest, whose `param` names the tensor.
+    """
+    for name in request.inputs:
+        if name not in fields:
+            raise UnknownName.among("input tensor", name, fields, param="inputs")
+    if "text" not in request.inputs:
+        raise InvalidRequest("the input tensor 'text' is missing", param="inputs")
+    columns: dict[str, Sequence[Any]] = {
+        name: tensor.rows() if name == "choices" else tensor.column() for name, tensor in request.inputs.items()
+    }
+    count = len(columns["text"])
+    if not count:
+        raise InvalidRequest("tensor 'text': it is empty: send one text or more", param="tensors.text")
+    for name, values in columns.items():
+        if len(values) != count:
+            raise InvalidRequest(
+                f"tensor '{name}': it has {len(values)} rows, and 'text' has {count}", param=f"tensors.{name}"
+            )
+    return [{fields[name]: values[row] for name, values in columns.items()} for row in range(count)]
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:

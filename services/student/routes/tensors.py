@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from understudy.bodies import as_request
 from understudy.errors import InvalidRequest, UnknownName
-from understudy.open_inference import InferRequest, Tensor
+from understudy.open_inference import InferRequest, Tensor, example_rows
 from understudy.schemas import PredictionRequest, PredictionResponse
 
 __all__ = ["INPUTS", "OUTPUTS", "PARAMETERS", "prediction_request", "prediction_tensors", "said_of_tensors", "seconds"]
@@ -50,7 +49,9 @@ def prediction_request(model: str, request: InferRequest) -> PredictionRequest:
     fields = {"explain": not named or bool(named & _EXPLANATION)} | chosen
     if fields["explain"] is False and "words" in named:
         raise InvalidRequest("parameters: explain is false, but words are wanted", param="parameters.explain")
-    return as_request(PredictionRequest, fields | {"model": model, "inputs": _rows(request)}, whole="parameters")
+    return as_request(
+        PredictionRequest, fields | {"model": model, "inputs": example_rows(request, _FIELDS)}, whole="parameters"
+    )
 
 
 def seconds(request: InferRequest) -> float | None:
@@ -80,27 +81,6 @@ def prediction_tensors(answer: PredictionResponse) -> list[Tensor]:
 def said_of_tensors(message: str) -> str:
     """A message about `inputs[3]` or `inputs[3].choices`, as one about `text[3]` or `choices[3]`."""
     return _PLACE.sub(lambda found: f"{'choices' if found[2] == 'choices' else 'text'}[{found[1]}]", message)
-
-
-def _rows(request: InferRequest) -> list[dict[str, Any]]:
-    """One set of fields for each example."""
-    for name in request.inputs:
-        if name not in INPUTS:
-            raise UnknownName.among("input tensor", name, INPUTS, param="inputs")
-    if "text" not in request.inputs:
-        raise InvalidRequest("the input tensor 'text' is missing", param="inputs")
-    columns: dict[str, Sequence[Any]] = {
-        name: tensor.rows() if name == "choices" else tensor.column() for name, tensor in request.inputs.items()
-    }
-    count = len(columns["text"])
-    if not count:
-        raise InvalidRequest("tensor 'text': it is empty: send one text or more", param="tensors.text")
-    for name, values in columns.items():
-        if len(values) != count:
-            raise InvalidRequest(
-                f"tensor '{name}': it has {len(values)} rows, and 'text' has {count}", param=f"tensors.{name}"
-            )
-    return [{_FIELDS[name]: values[row] for name, values in columns.items()} for row in range(count)]
 
 
 def _value(name: str, value: Any) -> Any:

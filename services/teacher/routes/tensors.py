@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from understudy.bodies import as_request
 from understudy.errors import InvalidRequest, UnknownName
-from understudy.open_inference import InferRequest, Tensor
+from understudy.open_inference import InferRequest, Tensor, example_rows
 from understudy.schemas import (
     AttributionOptions,
     AttributionRequest,
@@ -75,7 +74,7 @@ def attribution_request(model: str, request: InferRequest) -> AttributionRequest
     options = _options(request)
     if "target" in request.inputs:
         options.setdefault("target", "gold")
-    fields = options | {"model": model, "examples": _rows(request)}
+    fields = options | {"model": model, "examples": example_rows(request, _FIELDS)}
     made = as_request(AttributionRequest, fields, whole="parameters")
     if not made.predict and any(output.name in _ANSWER for output in request.outputs):
         raise InvalidRequest("parameters: predict is false, but label or probability are wanted", param="outputs")
@@ -92,7 +91,7 @@ def prediction_request(model: str, request: InferRequest) -> PredictionRequest:
             f"{needless[0]} is about an explanation, and none is wanted: name the output words or attributions",
             param="outputs",
         )
-    fields = options | {"model": model, "inputs": _rows(request), "explain": False}
+    fields = options | {"model": model, "inputs": example_rows(request, _FIELDS), "explain": False}
     return as_request(PredictionRequest, fields, whole="parameters")
 
 
@@ -121,27 +120,6 @@ def prediction_tensors(answer: PredictionResponse) -> list[Tensor]:
 def said_of_tensors(message: str) -> str:
     """A message about `examples[3].output` or `inputs[3].input`, as one about `target[3]` or `text[3]`."""
     return _PLACE.sub(lambda found: f"{_TENSORS[found[2] or 'input']}[{found[1]}]", message)
-
-
-def _rows(request: InferRequest) -> list[dict[str, Any]]:
-    """One set of fields for each example. Raises InvalidRequest, which names the tensor."""
-    for name in request.inputs:
-        if name not in INPUTS:
-            raise UnknownName.among("input tensor", name, INPUTS, param="inputs")
-    if "text" not in request.inputs:
-        raise InvalidRequest("the input tensor 'text' is missing", param="inputs")
-    columns: dict[str, Sequence[Any]] = {
-        name: tensor.rows() if name == "choices" else tensor.column() for name, tensor in request.inputs.items()
-    }
-    count = len(columns["text"])
-    if not count:
-        raise InvalidRequest("tensor 'text': it is empty: send one text or more", param="tensors.text")
-    for name, values in columns.items():
-        if len(values) != count:
-            raise InvalidRequest(
-                f"tensor '{name}': it has {len(values)} rows, and 'text' has {count}", param=f"tensors.{name}"
-            )
-    return [{_FIELDS[name]: values[row] for name, values in columns.items()} for row in range(count)]
 
 
 def _options(request: InferRequest) -> dict[str, Any]:
