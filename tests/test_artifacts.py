@@ -114,10 +114,10 @@ def test_a_deleted_artifact_is_gone(store: ArtifactStore, folder: Path) -> None:
 
 
 def test_a_remote_store_is_copied_here_and_verified(folder: Path, tmp_path: Path) -> None:
-    remote = ArtifactStore("memory://bucket/root", cache=tmp_path / "cache")
+    remote = ArtifactStore("memory://bucket/artifacts", cache=tmp_path / "cache")
     artifact = remote.publish("model", folder)
     assert (remote.folder(artifact.id) / "weights.bin").read_bytes() == (folder / "weights.bin").read_bytes()
-    fsspec.filesystem("memory").pipe_file(f"/bucket/root/{artifact.id}/weights.bin", b"bad")
-    fresh = ArtifactStore("memory://bucket/root", cache=tmp_path / "cache2")
+    fsspec.filesystem("memory").pipe_file(f"/bucket/artifacts/{artifact.id}/weights.bin", b"bad")
+    fresh = ArtifactStore("memory://bucket/artifacts", cache=tmp_path / "cache2")
     with pytest.raises(ArtifactCorrupt):
         fresh.folder(artifact.id)

@@ -45,7 +45,7 @@ async def ready(_):
 app = make_app("test", description="", lifespan=lifespan, ready=ready, max_body=1000, cancel=True)
 
 
-@app.post("/work/{seconds}")
+@app.post("/pause/{seconds}")
 async def work(seconds: float, body: dict[str, int]) -> dict[str, int]:
     await asyncio.sleep(seconds)
     return body
@@ -112,7 +112,7 @@ def test_not_one_request_is_lost_when_a_service_under_load_is_told_to_end(free_p
         with httpx.Client(base_url=url, timeout=30) as client:
             while not stop.is_set():
                 try:
-                    answer = client.post(f"/work/{0.01 * (number % 5)}", json={"n": number})
+                    answer = client.post(f"/pause/{0.01 * (number % 5)}", json={"n": number})
                     assert answer.status_code == 200
                     assert answer.json() == {"n": number}
                     answered.append(answer.headers.get("connection"))
@@ -146,7 +146,7 @@ def test_what_was_accepted_is_finished_when_there_is_no_time_to_drain(free_port:
 
     def caller(i: int) -> None:
         with connections[i] as client:
-            answers.append(client.post(f"http://127.0.0.1:{free_port}/work/1.5", json={"n": i}).status_code)
+            answers.append(client.post(f"http://127.0.0.1:{free_port}/pause/1.5", json={"n": i}).status_code)
 
     with _running(free_port, drain_seconds=0.0) as service:
         connections = [httpx.Client(timeout=30) for _ in range(8)]
@@ -168,7 +168,7 @@ def test_a_connection_that_was_there_may_still_send_when_the_socket_has_closed(f
         service.process.send_signal(signal.SIGTERM)
         while _accepts(free_port):
             time.sleep(0.005)
-        answer = client.post(f"{url}/work/0.1", json={"n": 1})
+        answer = client.post(f"{url}/pause/0.1", json={"n": 1})
         assert (answer.json(), answer.headers["connection"]) == ({"n": 1}, "close")
         assert service.process.wait(10) == 0
 
