@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
 import httpx
-import uvicorn
 
 from services.orchestrator.app import create_app
 from services.orchestrator.context import Send
 from services.orchestrator.settings import Settings
 from stand.bench import FEW
+from stand.listening import Listening
 
 __all__ = ["Server"]
 
@@ -24,20 +22,15 @@ class Server:
 
     def __init__(self, settings: Settings, send: Send = lambda *_: None) -> None:
         self.app = create_app(settings, send)
-        self._server = uvicorn.Server(uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
+        self._listening = Listening(self.app)
+        self.url = self._listening.url
         self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
     def stop(self) -> None:
         """End as on SIGTERM: streams first."""
         self.http.close()
         self.app.state.draining = True
-        self._server.should_exit = True
-        self._thread.join()
+        self._listening.stop()
 
     def upload(self, content: str, name: str = "rows.jsonl", **headers: str) -> httpx.Response:
         files = {"file": (name, content.encode())}

@@ -19,7 +19,7 @@ from understudy.errors import ModelError
 from understudy.models.base import Adapter
 from understudy.models.load import ModelCard, fingerprint, load_adapter, load_card, load_task, window
 from understudy.models.source import Source
-from understudy.schemas import AttributionExample, AttributionOptions, ModelInfo, Prediction, PredictionInput
+from understudy.schemas import AttributionExample, AttributionOptions, Prediction, PredictionInput
 from understudy.serving.hf import HFEngine
 from understudy.serving.published import EngineName, folder_of, missing, parse
 
@@ -114,17 +114,13 @@ class ExportedEngine(HFEngine):
         """`ct2:int8`, ..."""
         return self.facts.name
 
-    def info(self) -> ModelInfo:
-        return ModelInfo(
-            id=self.name,
-            architecture=self.adapter.architecture,
-            parameters=self.facts.parameters,
-            max_tokens=self.adapter.max_tokens,
-            fingerprint=self.facts.fingerprint,
-            precision=self.adapter.precision,
-            device="cpu",
-            task=self.adapter.task,
-        )
+    @property
+    def parameters(self) -> int:
+        return self.facts.parameters
+
+    @property
+    def fingerprint(self) -> str:
+        return self.facts.fingerprint
 
     def predict(
         self,

@@ -41,13 +41,21 @@ class HFEngine:
     def reasons(self) -> Reasons:
         return self.card.reasons
 
+    @property
+    def parameters(self) -> int:
+        return sum(weights.numel() for weights in self.adapter.model.parameters())
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.adapter)
+
     def info(self) -> ModelInfo:
         return ModelInfo(
             id=self.name,
             architecture=self.adapter.architecture,
-            parameters=sum(weights.numel() for weights in self.adapter.model.parameters()),
+            parameters=self.parameters,
             max_tokens=self.adapter.max_tokens,
-            fingerprint=fingerprint(self.adapter),
+            fingerprint=self.fingerprint,
             precision=self.adapter.precision,
             device=str(self.adapter.device),
             task=self.adapter.task,

@@ -16,8 +16,16 @@ from pydantic import BaseModel
 from services.student.desk import Desk
 from services.student.routes import native, tensors
 from services.student.routes.state import FOREVER, Patience, TheDesk
-from understudy.errors import ModelNotFound, Unavailable
-from understudy.open_inference import HEADER_LENGTH, InferRequest, read_request, unpack, write_response
+from understudy.errors import Unavailable
+from understudy.inference_routes import (
+    ModelMetadata,
+    ModelReady,
+    ModelState,
+    check_version,
+    read_inference,
+    tensor_response,
+)
+from understudy.open_inference import InferRequest
 from understudy.string_errors import ErrorString
 
 __all__ = ["HEALTH", "router"]
@@ -78,38 +86,6 @@ class Server(BaseModel):
     extensions: tuple[str, ...] = ("binary_tensor_data", "model_repository(index)")
 
 
-class ModelReady(BaseModel):
-    name: str
-    ready: Literal[True] = True
-
-
-class MetadataTensor(BaseModel):
-    """`-1` is a dimension of any size."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-class ModelMetadata(BaseModel):
-    name: str
-    versions: tuple[str, ...]
-    platform: str = "understudy_student"
-    inputs: tuple[MetadataTensor, ...] = tuple(
-        MetadataTensor(name=name, datatype="BYTES", shape=shape) for name, shape in tensors.INPUTS.items()
-    )
-    outputs: tuple[MetadataTensor, ...] = tuple(
-        MetadataTensor(name=name, datatype=datatype, shape=(-1,)) for name, datatype in tensors.OUTPUTS.items()
-    )
-
-
-class ModelState(BaseModel):
-    name: str
-    version: str
-    state: Literal["READY"] = "READY"
-    reason: str = ""
-
-
 @router.get("", summary="The server's name, version and extensions")
 async def server() -> Server:
     return Server(version=version_of("understudy"))
@@ -130,13 +106,13 @@ async def ready(request: Request, desk: TheDesk) -> Ready:
 
 @router.get("/models/{model}", summary="A model's tensors and version; it is loaded if it has to be")
 async def model_metadata(model: str, desk: TheDesk) -> ModelMetadata:
-    return ModelMetadata(name=model, versions=((await desk.model(model)).artifact,))
+    return _metadata(model, (await desk.model(model)).artifact)
 
 
 @router.get("/models/{model}/versions/{version}", summary="The tensors of this version of a model")
 async def version_metadata(model: str, version: str, desk: TheDesk) -> ModelMetadata:
     await _check_version(desk, model, version)
-    return ModelMetadata(name=model, versions=(version,))
+    return _metadata(model, version)
 
 
 @router.get("/models/{model}/ready", summary="A model is in memory; asking does not load it")
@@ -159,7 +135,7 @@ async def version_ready(model: str, version: str, desk: TheDesk) -> ModelReady:
     responses=_TENSORS,
 )
 async def infer(model: str, request: Request, desk: TheDesk, patience: Patience = FOREVER) -> Response:
-    return await _infer(desk, model, await _inference(request, desk), patience)
+    return await _infer(desk, model, await read_inference(request, desk.settings.max_body_bytes), patience)
 
 
 @router.post(
@@ -171,7 +147,7 @@ async def infer(model: str, request: Request, desk: TheDesk, patience: Patience 
 async def infer_version(
     model: str, version: str, request: Request, desk: TheDesk, patience: Patience = FOREVER
 ) -> Response:
-    asked = await _inference(request, desk)
+    asked = await read_inference(request, desk.settings.max_body_bytes)
     await _check_version(desk, model, version)
     return await _infer(desk, version, asked, patience, name=model)
 
@@ -181,16 +157,12 @@ async def index(desk: TheDesk) -> list[ModelState]:
     return [ModelState(name=model.artifact, version=model.artifact) for model in desk.models.loaded()]
 
 
+def _metadata(model: str, version: str) -> ModelMetadata:
+    return ModelMetadata.of(model, version, "understudy_student", tensors.INPUTS, tensors.OUTPUTS)
+
+
 async def _check_version(desk: Desk, model: str, version: str) -> None:
-    own = (await desk.model(model)).artifact
-    if own != version:
-        raise ModelNotFound(f"model '{model}' has no version '{version}': its one version is '{own}'", param="version")
-
-
-async def _inference(request: Request, desk: Desk) -> InferRequest:
-    body = await request.body()
-    unpacked = unpack(body, request.headers.get("content-encoding"), most=desk.settings.max_body_bytes)
-    return read_request(unpacked, request.headers.get(HEADER_LENGTH))
+    check_version(model, version, (await desk.model(model)).artifact)
 
 
 async def _infer(desk: Desk, model: str, asked: InferRequest, patience: float, name: str | None = None) -> Response:
@@ -200,7 +172,4 @@ async def _infer(desk: Desk, model: str, asked: InferRequest, patience: float, n
     about: dict[str, Any] = {"model_name": name or model, "model_version": found.artifact}
     if found.reasons is not None:
         about["parameters"] = {"reasons": found.reasons}
-    body, length = write_response(asked, tensors.prediction_tensors(found), about)
-    if length is None:
-        return Response(body, media_type="application/json")
-    return Response(body, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
+    return tensor_response(asked, tensors.prediction_tensors(found), about)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version as version_of
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
@@ -17,8 +17,16 @@ from pydantic import BaseModel, ValidationError
 from services.teacher.desk import Desk
 from services.teacher.routes import tensors
 from services.teacher.routes.state import TheDesk
-from understudy.errors import InvalidRequest, ModelNotFound, Unavailable
-from understudy.open_inference import HEADER_LENGTH, InferRequest, read_request, unpack, write_response
+from understudy.errors import InvalidRequest, Unavailable
+from understudy.inference_routes import (
+    ModelMetadata,
+    ModelReady,
+    ModelState,
+    check_version,
+    read_inference,
+    tensor_response,
+)
+from understudy.open_inference import InferRequest
 from understudy.string_errors import ErrorString
 
 __all__ = ["HEALTH", "router"]
@@ -75,38 +83,13 @@ async def ready(request: Request) -> dict[str, bool]:
 # --- models: a name may hold slashes, so the longest addresses come first ---------------------------------------------
 
 
-class ModelReady(BaseModel):
-    name: str
-    ready: bool = True
-
-
-class MetadataTensor(BaseModel):
-    """`-1` is a dimension of any size."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-class ModelMetadata(BaseModel):
-    name: str
-    versions: tuple[str, ...]
-    platform: str = "pytorch_safetensors"
-    inputs: tuple[MetadataTensor, ...] = tuple(
-        MetadataTensor(name=name, datatype="BYTES", shape=shape) for name, shape in tensors.INPUTS.items()
-    )
-    outputs: tuple[MetadataTensor, ...] = tuple(
-        MetadataTensor(name=name, datatype=datatype, shape=(-1,)) for name, datatype in tensors.OUTPUTS.items()
-    )
-
-
 @router.post(
     "/models/{model:path}/versions/{version}/infer",
     summary="Answers and words of this version of a model",
     openapi_extra=_BODY,
 )
 async def infer_version(model: str, version: str, request: Request, desk: TheDesk) -> Response:
-    asked = await _inference(request, desk)
+    asked = await read_inference(request, desk.settings.max_body_bytes)
     await _check_version(desk, model, version)
     return await _infer(desk, model, asked)
 
@@ -117,7 +100,7 @@ async def infer_version(model: str, version: str, request: Request, desk: TheDes
     openapi_extra=_BODY,
 )
 async def infer(model: str, request: Request, desk: TheDesk) -> Response:
-    return await _infer(desk, model, await _inference(request, desk))
+    return await _infer(desk, model, await read_inference(request, desk.settings.max_body_bytes))
 
 
 @router.get("/models/{model:path}/versions/{version}/ready", summary="This version of a model is in memory")
@@ -136,12 +119,16 @@ async def model_ready(model: str, desk: TheDesk) -> ModelReady:
 @router.get("/models/{model:path}/versions/{version}", summary="The tensors of this version of a model")
 async def version_metadata(model: str, version: str, desk: TheDesk) -> ModelMetadata:
     await _check_version(desk, model, version)
-    return ModelMetadata(name=model, versions=(version,))
+    return _metadata(model, version)
 
 
 @router.get("/models/{model:path}", summary="A model's tensors and version; it is loaded if it has to be")
 async def model_metadata(model: str, desk: TheDesk) -> ModelMetadata:
-    return ModelMetadata(name=model, versions=((await desk.info(model)).fingerprint,))
+    return _metadata(model, (await desk.info(model)).fingerprint)
+
+
+def _metadata(model: str, version: str) -> ModelMetadata:
+    return ModelMetadata.of(model, version, "pytorch_safetensors", tensors.INPUTS, tensors.OUTPUTS)
 
 
 def _in_memory(desk: Desk, model: str) -> None:
@@ -150,16 +137,7 @@ def _in_memory(desk: Desk, model: str) -> None:
 
 
 async def _check_version(desk: Desk, model: str, version: str) -> None:
-    own = (await desk.info(model)).fingerprint
-    if own != version:
-        raise ModelNotFound(f"model '{model}' has no version '{version}': its one version is '{own}'", param="version")
-
-
-async def _inference(request: Request, desk: Desk) -> InferRequest:
-    body = await request.body()
-    encoding = request.headers.get("content-encoding")
-    unpacked = unpack(body, encoding, most=desk.settings.max_body_bytes)
-    return read_request(unpacked, request.headers.get(HEADER_LENGTH))
+    check_version(model, version, (await desk.info(model)).fingerprint)
 
 
 async def _infer(desk: Desk, model: str, asked: InferRequest) -> Response:
@@ -176,10 +154,7 @@ async def _infer(desk: Desk, model: str, asked: InferRequest) -> Response:
         }
     else:
         outputs = tensors.prediction_tensors(await desk.predict(tensors.prediction_request(model, asked)))
-    body, length = write_response(asked, outputs, about)
-    if length is None:
-        return Response(body, media_type="application/json")
-    return Response(body, media_type="application/octet-stream", headers={HEADER_LENGTH: str(length)})
+    return tensor_response(asked, outputs, about)
 
 
 # --- repository ------------------------------------------------------------------------------------------------------
@@ -190,13 +165,6 @@ class RepositoryBody(BaseModel):
 
     ready: bool = False
     parameters: dict[str, Any] = {}
-
-
-class ModelState(BaseModel):
-    name: str
-    version: str
-    state: Literal["READY"] = "READY"
-    reason: str = ""
 
 
 @router.post("/repository/index", summary="The models in memory; any that is offered here can be loaded by its name")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import uvicorn
+from stand.listening import Listening
 
 from services.orchestrator.app import create_app
 from services.orchestrator.settings import Settings
@@ -41,19 +39,13 @@ class Served:
     def __init__(self, settings: Settings, make_bench: Any) -> None:
         self.bench = make_bench(settings, FakeTeacher())
         app = create_app(settings, lambda item_id, queue: self.bench.sent.append((item_id, queue)))
-        self.server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        self.port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.listening = Listening(app)
+        self.url = self.listening.url
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
     def close(self) -> None:
         self.client.close()
-        self.server.should_exit = True
-        self.thread.join()
+        self.listening.stop()
         self.bench.context.close()
 
 

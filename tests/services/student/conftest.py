@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from asgi_lifespan import LifespanManager
+from stand.listening import Listening
 
 from services.student.app import create_app
 from services.student.settings import Settings
@@ -132,16 +131,5 @@ def address(store: WatchedStore, publish: Callable[..., str]) -> Iterator[str]:
     publish("one", "production")
     publish("writer", "writer")
     app = create_app(Settings(artifacts=store.root, device="cpu"), store)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
-    until = time.monotonic() + 60
-    while (answer := httpx.get(f"http://{host}:{port}/readyz")).status_code != 200:
-        assert time.monotonic() < until, answer.text
-        time.sleep(0.02)
-    yield f"{host}:{port}"
-    server.should_exit = True
-    thread.join()
+    with Listening(app) as listening:
+        yield listening.until_ready().address

@@ -9,8 +9,6 @@ import re
 import shutil
 import struct
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
+from stand.listening import Listening
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
@@ -44,19 +42,8 @@ TEXTS = [*SENTENCES[:3], "Naïve 🎬 – שלום"]
 def address(published: ArtifactStore) -> Iterator[str]:
     """`host:port` of a teacher in a thread of its own, ready, with the model `classifier`."""
     app = create_app(Settings(artifacts=published.root, model="classifier", device="cpu", max_models=3))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
-    until = time.monotonic() + 30
-    while (answer := httpx.get(f"http://{host}:{port}/v2/health/ready")).status_code != 200:
-        assert time.monotonic() < until, answer.text
-        time.sleep(0.05)
-    yield f"{host}:{port}"
-    server.should_exit = True
-    thread.join()
+    with Listening(app) as listening:
+        yield listening.until_ready().address
 
 
 @pytest.fixture
