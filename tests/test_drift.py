@@ -71,6 +71,12 @@ def test_a_reports_confusion_gives_the_profile_of_the_answers() -> None:
     assert (profile.rows, profile.labels) == (30, {"no": 13, "yes": 17})
 
 
+def test_a_reports_own_profile_comes_first() -> None:
+    own = Profile(rows=9, labels={"no": 4, "yes": 5}, words_found=7, words_dropped=1)
+    confusion = {"labels": ["no", "yes"], "counts": [[8, 2], [5, 15]]}
+    assert Profile.of_report({"profile": own.model_dump(), "confusion": confusion}) == own
+
+
 @pytest.mark.parametrize("report", [{}, {"confusion": None}, {"confusion": {"labels": ["a"] * 200, "counts": None}}])
 def test_a_report_without_one_gives_none(report: dict[str, object]) -> None:
     assert Profile.of_report(report) is None

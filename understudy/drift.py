@@ -30,15 +30,14 @@ Verdict = Literal["too_few", "stable", "moved", "drifted"]
 
 
 class Profile(BaseModel):
-    """How a model answered when it was published: `profile.json` beside its weights.
+    """How a model answered the test split when it was published; part of its report.
 
-    `labels` counts its answers to the `rows` of the `split`. `words_found` and `words_dropped` count the words that it
-    named as reasons there, in the input and not in it.
+    `labels` counts its answers to the `rows`, where the task has labels. `words_found` and `words_dropped` count the
+    words that it named as reasons in a sample of them, in the input and not in it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    split: str = "test"
     rows: int = Field(ge=0)
     labels: dict[str, int] = {}
     words_found: int = Field(default=0, ge=0)
@@ -50,7 +49,9 @@ class Profile(BaseModel):
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> Profile | None:
-        """The profile in a report: what the published model answered on the test split; None where it has none."""
+        """The profile in a report, the confusion table's where an older one has no other; None where there is none."""
+        if report.get("profile"):
+            return cls.model_validate(report["profile"])
         confusion: Mapping[str, Any] = report.get("confusion") or {}
         counts, labels = confusion.get("counts"), confusion.get("labels", ())
         if not counts:

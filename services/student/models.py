@@ -210,11 +210,9 @@ class Models:
 
 
 def _profile(folder: Path) -> Profile | None:
-    """What a model is compared with: its `profile.json`, else what its report holds. A broken one is no profile."""
+    """What a model is compared with, as its report holds it. A report that is broken has no profile."""
+    report = folder / "report.json"
     try:
-        own, report = folder / "profile.json", folder / "report.json"
-        if own.is_file():
-            return Profile.model_validate_json(own.read_bytes())
         return Profile.of_report(json.loads(report.read_bytes())) if report.is_file() else None
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         log.warning("profile_not_read", artifact=folder.name, error=str(error))

@@ -136,6 +136,13 @@ def test_the_parts_are_about_the_published_student(make_spec: MakeSpec, tmp_path
     assert report.searched == spec.searched
     assert report.teacher_map is not None
     assert report.teacher_map.measures[0].difference.value == 0
+    assert report.profile is not None
+    assert report.profile.rows == sum(report.profile.labels.values()) == 12
+    assert report.profile.labels == {
+        label: sum(counts[place] for counts in report.confusion.counts)
+        for place, label in enumerate(report.confusion.labels)
+    }
+    assert report.profile.words_found + report.profile.words_dropped > 0
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from understudy.evaluation.details import Agreement, Estimate, MapRow, TeacherMa
 from understudy.evaluation.spec import MapFaithfulness
 from understudy.schemas import Example, Faithfulness, Word
 
-__all__ = ["agreements", "sample", "side_by_side", "teacher_map"]
+__all__ = ["SAMPLE", "agreements", "draw", "sample", "side_by_side", "teacher_map"]
 
 SAMPLE = 200
 """Rows whose words are compared: a share is then known to about seven points either way, or better."""
@@ -26,10 +26,11 @@ READABLE = 500  # characters; a longer text is no example for a page
 
 def sample(rows: Sequence[AnnotatedExample], size: int = SAMPLE) -> list[AnnotatedExample]:
     """Rows with words of the teacher's, drawn by hash and not by eye: the same rows for every arm and every job."""
-    return sorted((row for row in rows if row.attribution.rationale), key=lambda row: _draw(row.example))[:size]
+    return sorted((row for row in rows if row.attribution.rationale), key=lambda row: draw(row.example))[:size]
 
 
-def _draw(example: Example) -> bytes:
+def draw(example: Example) -> bytes:
+    """What rows are put in order by, so that a sample is drawn by hash and not by eye."""
     return hashlib.sha256(example.input.encode("utf-8", "backslashreplace")).digest()
 
 

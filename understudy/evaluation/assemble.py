@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from understudy.data.parquet import AnnotatedExample, read_examples
+from understudy.drift import Profile
 from understudy.evaluation.agreement import agreements, side_by_side, teacher_map
 from understudy.evaluation.answered import Answered, accuracy, by_recipe, right_of, share
 from understudy.evaluation.calibration import calibration
@@ -51,11 +52,13 @@ class Explained:
     """The published student with its reasons.
 
     `shown` are its answers to the test rows at `places`, `words` the reasons that it names in the `sample` of the
-    `annotated` rows.
+    `annotated` rows. `words_found` and `words_dropped` count those that it names in test rows, in the input and not.
     """
 
     places: Sequence[int]
     shown: Sequence[Prediction]
+    words_found: int
+    words_dropped: int
     annotated: Sequence[AnnotatedExample]
     sample: Sequence[AnnotatedExample]
     words: Sequence[Sequence[Word]]
@@ -138,6 +141,12 @@ def assemble(
         words=side_by_side(explained.sample, explained.words),
         words_sample=_whose(explained),
         teacher_map=teacher_map(spec.map_faithfulness) if spec.map_faithfulness else None,
+        profile=Profile(
+            rows=len(test),
+            labels={label: run.given.count(label) for label in spec.task.labels or ()},
+            words_found=explained.words_found,
+            words_dropped=explained.words_dropped,
+        ),
         cost=cost(spec.arms, arms, student, spec.teacher),
         manifest=_manifest(spec, answered),
     )

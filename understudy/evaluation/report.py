@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import computed_field, model_validator
 
+from understudy.drift import Profile
 from understudy.evaluation.compare import RULE, SIGNIFICANCE, Difference, Verdict, holm
 from understudy.evaluation.details import (
     Agreement,
@@ -246,6 +247,7 @@ class Report(Part):
     words: tuple[WordsRow, ...] = ()
     words_sample: str = ""
     teacher_map: TeacherMap | None = None
+    profile: Profile | None = None
     cost: Cost | None = None
     manifest: Manifest | None = None
 

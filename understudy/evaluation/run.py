@@ -17,7 +17,7 @@ import torch
 from understudy.data.parquet import read_annotated, read_examples
 from understudy.environment import cores, cpu_name
 from understudy.errors import InvalidRequest
-from understudy.evaluation.agreement import sample
+from understudy.evaluation.agreement import SAMPLE, draw, sample
 from understudy.evaluation.answered import Answered
 from understudy.evaluation.assemble import Explained, assemble, drawn, published
 from understudy.evaluation.metrics import correctness
@@ -119,9 +119,12 @@ def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Expl
         return engine.predict([_input(one) for one in examples], explain=True, top_k=spec.top_k)
 
     places = drawn(test, run.right)
+    profiled = ask(sorted(test, key=draw)[:SAMPLE])
     return Explained(
         places=places,
         shown=ask([test[place] for place in places]),
+        words_found=sum(len(one.words or ()) for one in profiled),
+        words_dropped=sum(one.dropped_words for one in profiled),
         annotated=annotated,
         sample=rows,
         words=[one.words or () for one in ask([row.example for row in rows])],

@@ -54,7 +54,7 @@ class Drift(Answer):
     answers: int
     labels: dict[str, int]
     words: dict[str, int]
-    profile: Profile | None = Field(description="None where the artifact holds neither a profile nor a report")
+    profile: Profile | None = Field(description="None where the artifact holds no report")
     shifts: dict[str, Shift]
 
 

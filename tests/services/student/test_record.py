@@ -67,10 +67,10 @@ REPORT = {"confusion": {"labels": ["negative", "neutral", "positive"], "counts":
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"profile": {"rows": 9, "labels": {"negative": 9}}, "report": REPORT}, {"negative": 9}),
+        ({"report": REPORT | {"profile": {"rows": 9, "labels": {"negative": 9}}}}, {"negative": 9}),
         ({"report": REPORT}, {"negative": 40, "neutral": 40, "positive": 40}),
         ({"report": {"summary": []}}, None),
-        ({"profile": "{broken"}, None),
+        ({"report": "{broken"}, None),
         ({"report": "[1, 2]"}, None),
         ({}, None),
     ],
