@@ -3,15 +3,17 @@
     python benchmarks/bench_recipes.py --rows 300 1000 0 --seeds 5
     python benchmarks/bench_recipes.py --name sst2 --data FOLDER --teacher FOLDER --student cut:2 --teacher-share 0.5 \
         --rows 100 300 --unlabelled 2000
+    python benchmarks/bench_recipes.py --name people --data FOLDER --teacher FOLDER --student cut:2 --words people
     python benchmarks/bench_recipes.py --quick
 
 The data are the docstrings of the quickstart, or a folder with `train.jsonl`, `validation.jsonl` and `test.jsonl`. A
 teacher is fine-tuned and marks its words. Students are trained on the rows with the smallest content hashes (0 means
 all of them) and compared by the project's own evaluation stage. With `--teacher-share` the teacher learns from that
 part of the training rows and the students from the rest, so that it knows something that they do not; `--unlabelled`
-rows of the rest are handed out without their answers. What is finished is not done again, so the command may be ended
-and repeated. Writes `results/recipes_<name>.json` (not with --quick); the last line is JSON: each candidate's accuracy
-minus that of `finetune` at the smallest size.
+rows of the rest are handed out without their answers. With `--words people` the rationale is what people marked and
+not what the teacher did: what would words be worth that are right? What is finished is not done again, so the command
+may be ended and repeated. Writes `results/recipes_<name>.json` (not with --quick); the last line is JSON: each
+candidate's accuracy minus that of `finetune` at the smallest size.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any
 import torch
 
 from understudy.attribution.attribute import attribute
+from understudy.attribution.plausibility import highlighted
 from understudy.data.docstrings import docstring_examples
 from understudy.data.parquet import AnnotatedExample, read_examples, write_annotated, write_examples
 from understudy.data.split import remove_leaks, split_examples
@@ -40,7 +43,15 @@ from understudy.evaluation.run import ArmResult, EvaluateSpec, RowCounts, Teache
 from understudy.explain import parse_method
 from understudy.models.load import architecture_of, load_adapter
 from understudy.models.names import cut_from
-from understudy.schemas import AttributionExample, AttributionOptions, Example, Hyperparameters, Prediction, TaskSpec
+from understudy.schemas import (
+    Attribution,
+    AttributionExample,
+    AttributionOptions,
+    Example,
+    Hyperparameters,
+    Prediction,
+    TaskSpec,
+)
 from understudy.training.recipes import Arm, Offer, plan_arms
 from understudy.training.run import train
 from understudy.training.spec import TrainResult, TrainSpec
@@ -82,6 +93,7 @@ def main() -> None:
             **bench.teacher.model_dump(mode="json", exclude={"model"}),
         },
         "method": options.method,
+        "words": options.words,
         "annotate_seconds": annotate_seconds,
         "sizes": sizes,
     }
@@ -108,6 +120,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--student-steps", type=int, help="exactly so many; the default is auto")
     parser.add_argument("--rationale-weight", type=float, default=1.0)
     parser.add_argument("--method", default="saliency", help="what marks the words: integrated_gradients:n_steps=20")
+    parser.add_argument(
+        "--words", choices=["teacher", "people"], default="teacher", help="whose words are the rationale"
+    )
+    parser.add_argument("--validation", type=int, help="at most so many rows of it")
+    parser.add_argument("--test", type=int, help="at most so many rows of it")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="of the trainings")
     parser.add_argument("--top-k", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, a process each")
@@ -149,14 +167,23 @@ def _data(work: Path, options: argparse.Namespace) -> TaskSpec:
     rest, own = list(found[0]), list(found[0])
     if options.teacher_share:
         rest, own, _ = split_examples(found[0], validation=options.teacher_share, test=0.0, seed=1)
-    labelled = select_rows([Row(row) for row in rest], max(options.rows) if min(options.rows) else None)
-    known = {row.example.id for row in labelled}
-    hidden = select_rows([Row(row) for row in rest if row.id not in known], options.unlabelled)
-    splits = {"teacher": own, "train": [row.example for row in labelled], "validation": found[1], "test": found[2]}
-    splits["hidden"] = [row.example for row in hidden] if options.unlabelled else []
+    labelled = _first(rest, max(options.rows) if min(options.rows) else None)
+    known = {row.id for row in labelled}
+    splits = {
+        "teacher": own,
+        "train": labelled,
+        "validation": _first(found[1], options.validation),
+        "test": _first(found[2], options.test),
+        "hidden": _first([row for row in rest if row.id not in known], options.unlabelled),
+    }
     for name, rows in splits.items():
         write_examples(work / f"{name}.parquet", rows)
     return infer_task(found[0])
+
+
+def _first(rows: Sequence[Example], most: int | None) -> list[Example]:
+    """At most so many, those with the smallest content hashes, as `sizes` of a job draws them."""
+    return [row.example for row in select_rows([Row(row) for row in rows], most)]
 
 
 def _teacher(work: Path, task: TaskSpec, options: argparse.Namespace) -> TrainResult:
@@ -166,7 +193,7 @@ def _teacher(work: Path, task: TaskSpec, options: argparse.Namespace) -> TrainRe
         train=(work / "teacher.parquet",),
         annotated=False,
         validation=work / "validation.parquet",
-        hyperparameters=Hyperparameters(max_steps=options.teacher_steps),
+        hyperparameters=Hyperparameters(max_steps=options.teacher_steps, precision=options.precision),
     )
     result = train(spec, work / f"teacher-{_slug(options.teacher)}", lambda _: None)
     print(f"teacher: validation {result.validation_accuracy:.3f} in {result.seconds:.0f} s", flush=True)
@@ -182,6 +209,8 @@ def _annotate(work: Path, task: TaskSpec, teacher: TrainResult, options: argpars
     rows = read_examples(work / "train.parquet")
     gold = [AttributionExample(id=row.id, input=row.input, output=row.output, choices=row.choices) for row in rows]
     found = attribute(adapter, gold, asked.model_copy(update={"target": "gold"}))
+    if options.words == "people":
+        found = [_peoples(one, row.highlights or ()) for one, row in zip(found, rows, strict=True)]
     pairs = zip(rows, found, strict=True)
     write_annotated(work / "annotated.parquet", [AnnotatedExample(example=a, attribution=b) for a, b in pairs])
     hidden = read_examples(work / "hidden.parquet")
@@ -204,13 +233,19 @@ def _annotate(work: Path, task: TaskSpec, teacher: TrainResult, options: argpars
     return round(seconds, 1)
 
 
+def _peoples(found: Attribution, highlights: Sequence[tuple[int, int]]) -> Attribution:
+    """The attribution with the words that people marked as its rationale; none where they marked none."""
+    marked = zip(found.words, highlighted(found.words, highlights), strict=True)
+    return found.model_copy(update={"rationale": tuple(word for word, inside in marked if inside)})
+
+
 def _answered(row: Example, answer: str | None) -> Example:
     """The row with the teacher's answer in the place of its own."""
     return row.model_copy(update={"output": answer})
 
 
 def _students(bench: Bench, rows: int) -> dict[str, Any]:
-    place = bench.work / f"{_slug(bench.options.student)}-{_slug(bench.options.method)}-{rows}"
+    place = bench.work / f"{_slug(bench.options.student)}-{_slug(bench.options.method)}-{bench.options.words}-{rows}"
     started = time.perf_counter()
     runs = [(arm, seed) for seed in range(bench.options.seeds) for arm in bench.arms]
     specs = [_spec(bench, rows, arm, seed) for arm, seed in runs]
@@ -239,7 +274,11 @@ def _spec(bench: Bench, rows: int, arm: Arm, seed: int) -> TrainSpec:
         top_k=bench.options.top_k,
         rationale_weight=bench.options.rationale_weight,
         max_train_rows=rows or None,
-        hyperparameters=Hyperparameters(n_epochs=100_000, max_steps=steps) if steps else Hyperparameters(),
+        hyperparameters=(
+            Hyperparameters(n_epochs=100_000, max_steps=steps, precision=bench.options.precision)
+            if steps
+            else Hyperparameters(precision=bench.options.precision)
+        ),
     )
 
 
@@ -303,7 +342,7 @@ def _evaluation(bench: Bench, trained: Sequence[tuple[tuple[Arm, int], TrainResu
             **counts | {"train": min(rows or counts["train"], counts["train"])}, unlabelled=options.unlabelled
         ),
         top_k=options.top_k,
-        attribution_method=options.method,
+        attribution_method=options.method if options.words == "teacher" else "people",
     )
 
 
