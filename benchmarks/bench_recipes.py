@@ -42,7 +42,7 @@ from understudy.data.validate import load_split
 from understudy.evaluation.run import ArmResult, EvaluateSpec, RowCounts, TeacherFacts, evaluate
 from understudy.explain import parse_method
 from understudy.models.load import architecture_of, load_adapter
-from understudy.models.names import cut_from
+from understudy.models.names import base_of, cut_from, is_cut
 from understudy.schemas import (
     Attribution,
     AttributionExample,
@@ -319,6 +319,7 @@ def _evaluation(bench: Bench, trained: Sequence[tuple[tuple[Arm, int], TrainResu
             trained_rows=bench.teacher.instances,
             training_seconds=bench.teacher.seconds,
         ),
+        cut_from_teacher=is_cut(bench.student) and base_of(bench.student) == str(bench.teacher.model),
         arms=tuple(
             ArmResult(
                 recipe=arm.name,

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from understudy.errors import Conflict, UnderstudyError
 from understudy.evaluation.spec import Searched
-from understudy.models.names import PREFIX, cut_from, is_cut, parse_cut
+from understudy.models.names import PREFIX, base_of, cut_from, is_cut, parse_cut
 from understudy.schemas import DistillationSpec, Hyperparameters, RejectedRow, SupervisedSpec, TaskSpec
 from understudy.training.recipes import AUTO
 
@@ -226,6 +226,11 @@ class Job(Record):
     def student(self) -> str:
         """The model to train. A cut that names no model is one of the teacher, as it is after its fine-tuning."""
         return cut_from(self.model, self.facts.teacher) if self.facts.teacher else self.model
+
+    @property
+    def cut_from_teacher(self) -> bool:
+        """Whether every student begins as a part of the job's teacher, as that answers its questions."""
+        return self.facts.teacher is not None and is_cut(self.student) and base_of(self.student) == self.facts.teacher
 
     @property
     def student_so_far(self) -> str:

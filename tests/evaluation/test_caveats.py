@@ -87,6 +87,18 @@ def test_a_fine_tuned_teacher(cautions: Callable[..., str], make_spec: Callable[
     )
 
 
+def test_students_cut_from_a_teacher_that_learned_from_the_same_rows(
+    cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]
+) -> None:
+    said = cautions(finetuned=True, cut_from_teacher=True)
+    assert "each arm, finetune too, begins with layers that learned from the same rows" in said
+    assert "cut from" not in cautions(finetuned=True)
+    assert "cut from" not in cautions(cut_from_teacher=True)  # what such a teacher has seen is not known
+    point = make_spec().arms[0].model_copy(update={"size": 100})
+    few = cautions(finetuned=True, cut_from_teacher=True, arms=(*make_spec().arms, point))
+    assert "all 1,000 labelled rows, however few of them an arm is trained on" in few
+
+
 def test_a_teacher_that_knows_no_more_than_its_student(cautions: Callable[..., str]) -> None:
     assert "The teacher (65.0 %) is no better than the label-only student (70.0 %)" in cautions(accuracy=0.65)
 

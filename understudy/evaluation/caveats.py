@@ -139,6 +139,8 @@ def _about_teacher(spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherR
         found.append(
             "The teacher was fine-tuned on the same labels as the students: it brings its size, and no other data."
         )
+    if teacher.finetuned and spec.cut_from_teacher:
+        found.append(_about_cuts(spec, saw))
     plain = next((arm for arm in arms if arm.recipe == "finetune"), None)
     if plain and teacher.accuracy <= plain.accuracy:
         found.append(
@@ -146,6 +148,17 @@ def _about_teacher(spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherR
             f"({100 * plain.accuracy:.1f} %): there is little that it could teach."
         )
     return found
+
+
+def _about_cuts(spec: EvaluateSpec, saw: int) -> str:
+    """A baseline that begins with what another model learned from these very rows is no plain one."""
+    fewer = saw > min([spec.rows.train, *(one.size for one in spec.arms if one.size is not None)])
+    learned = f"all {saw:,} labelled rows, however few of them an arm is trained on" if fewer else "the same rows"
+    return (
+        f"The students are cut from the fine-tuned teacher, so each arm, finetune too, begins with layers that learned "
+        f"from {learned}: finetune is no neutral start here, and what a recipe adds to it may be less than it "
+        "adds to a student that has never seen the task."
+    )
 
 
 def _about_search(spec: EvaluateSpec) -> list[str]:

@@ -104,7 +104,7 @@ class EvaluateSpec(_Frozen):
     """`test` is a Parquet file of plain examples, `annotated` the training shards with the teacher's words.
 
     Where no teacher took part there are none: `train` are the plain training rows. `notes` are what the job itself has
-    to say of its results.
+    to say of its results. `cut_from_teacher`: every student began as a part of the teacher (`cut:...`).
     """
 
     job_id: str
@@ -113,6 +113,7 @@ class EvaluateSpec(_Frozen):
     train: tuple[Path, ...] = ()
     annotated: tuple[Path, ...] = ()
     teacher: TeacherFacts | None = None
+    cut_from_teacher: bool = False
     notes: tuple[str, ...] = ()
     arms: tuple[ArmResult, ...] = Field(min_length=1)
     searched: tuple[Searched, ...] = ()

@@ -80,6 +80,7 @@ def _of_the_teacher(context: Context, job: Job, test: Sequence[Example], scratch
     return {
         "teacher": _teacher(context, job, model, test, scratch, grip),
         "map_faithfulness": measured(context, job, model, scratch / "faithfulness", grip),
+        "cut_from_teacher": job.cut_from_teacher,
         "top_k": asked.most_words,
         "attribution_method": asked.method,
     }

@@ -182,6 +182,8 @@ def test_a_student_cut_from_the_teacher_has_its_architecture_and_becomes_a_cut_o
     job = validated(bench, model="cut:1", spec={"teacher": teacher, "recipe": "saliency"})
     assert (job.facts.architecture, job.student) == ("seq2seq", "cut:1")
     assert job.with_facts(teacher="model-0123").student == "cut:1@model-0123"
+    assert job.with_facts(teacher="model-0123").cut_from_teacher
+    assert not bench.job(model="cut:1x1@other").with_facts(teacher="model-0123").cut_from_teacher
     assert bench.job(model="cut:1x1@other").with_facts(teacher="model-0123").student == "cut:1x1@other"
 
 
