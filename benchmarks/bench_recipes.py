@@ -6,14 +6,14 @@
     python benchmarks/bench_recipes.py --name people --data FOLDER --teacher FOLDER --student cut:2 --words people
     python benchmarks/bench_recipes.py --quick
 
-The data are the docstrings of the quickstart, or a folder with `train.jsonl`, `validation.jsonl` and `test.jsonl`. A
-teacher is fine-tuned and marks its words. Students are trained on the rows with the smallest content hashes (0 means
-all of them) and compared by the project's own evaluation stage. With `--teacher-share` the teacher learns from that
-part of the training rows and the students from the rest, so that it knows something that they do not; `--unlabelled`
-rows of the rest are handed out without their answers. With `--words people` the rationale is what people marked and
-not what the teacher did: what would words be worth that are right? What is finished is not done again, so the command
-may be ended and repeated. Writes `results/recipes_<name>.json` (not with --quick); the last line is JSON: each
-candidate's accuracy minus that of `finetune` at the smallest size.
+The data are the docstrings of the quickstart, or a folder with `train.jsonl`, `test.jsonl` and perhaps
+`validation.jsonl`. A teacher is fine-tuned and marks its words. Students are trained on the rows with the smallest
+content hashes (0 means all of them) and compared by the project's own evaluation stage. With `--teacher-share` the
+teacher learns from that part of the training rows and the students from the rest, so that it knows something that they
+do not; `--unlabelled` rows of the rest are handed out without their answers. With `--words people` the rationale is
+what people marked and not what the teacher did: what would words be worth that are right? What is finished is not done
+again, so the command may be ended and repeated. Writes `results/recipes_<name>.json` (not with --quick); the last line
+is JSON: each candidate's accuracy minus that of `finetune` at the smallest size.
 """
 
 from __future__ import annotations
@@ -160,10 +160,11 @@ def _data(work: Path, options: argparse.Namespace) -> TaskSpec:
     if options.data is None:
         found = split_examples(docstring_examples(), validation=0.15, test=0.15, seed=0)
     else:
-        train_rows, validation, test = (
-            load_split(options.data / f"{split}.jsonl", split)[0] for split in ("train", "validation", "test")
-        )
-        found = (*remove_leaks(train_rows, validation, test)[:2], test)
+        read = {path.stem: load_split(path, path.stem)[0] for path in sorted(options.data.glob("*.jsonl"))}
+        train_rows, validation = read["train"], read.get("validation", ())
+        if not validation:
+            train_rows, validation, _ = split_examples(train_rows, validation=0.15, test=0.0, seed=0)
+        found = (*remove_leaks(train_rows, validation, read["test"])[:2], read["test"])
     rest, own = list(found[0]), list(found[0])
     if options.teacher_share:
         rest, own, _ = split_examples(found[0], validation=options.teacher_share, test=0.0, seed=1)

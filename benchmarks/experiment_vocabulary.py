@@ -60,7 +60,7 @@ def _runs(tokenizer: Any, folder: Path, sizes: Sequence[int], few: int) -> list[
 def _trimmed(
     tokenizer: Any, size: int, training: Sequence[Example], texts: Sequence[str], before: int
 ) -> dict[str, float | int]:
-    """How many more tokens, as a share, and how many texts the trimmed tokenizer writes otherwise than the whole one."""
+    """How many more tokens, as a share, and how many texts the trimmed tokenizer writes otherwise than the whole."""
     targets = [row.output for row in training if row.output is not None]
     trimmed, _ = trim_for(tokenizer, size, infer_task(training), texts=[row.input for row in training], targets=targets)
     changed = sum(_again(trimmed, text) != _again(tokenizer, text) for text in texts)
