@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, get_args
@@ -24,15 +25,17 @@ from typing import Any, BinaryIO, Literal, get_args
 import fsspec
 from fsspec.core import url_to_fs
 
+from understudy.aliases import Aliases, How, Move
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
 
-__all__ = ["Artifact", "ArtifactStore", "Kind", "check_alias"]
+__all__ = ["Artifact", "ArtifactStore", "Kind", "check_alias", "published_for"]
 
 Kind = Literal["file", "dataset", "shard", "model", "report"]
 _ID = re.compile(rf"({'|'.join(get_args(Kind))})-[0-9a-f]{{24}}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MANIFEST = "manifest.json"
 _PART = ".part"
+_owner: ContextVar[str] = ContextVar("owner", default="")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class Artifact:
     bytes: int
     meta: Mapping[str, Any]
     created_at: int
+
+
+@contextmanager
+def published_for(owner: str) -> Iterator[None]:
+    """Name those whose work is published within: what a killed process leaves half-written is told apart by that."""
+    token = _owner.set(owner)
+    try:
+        yield
+    finally:
+        _owner.reset(token)
 
 
 def check_alias(name: str, *, param: str = "alias") -> None:
@@ -65,10 +78,13 @@ class ArtifactStore:
     """
 
     def __init__(self, root: str | Path, cache: Path | None = None) -> None:
-        self.fs, self.root = url_to_fs(str(root))
+        self.url = str(root)
+        self.fs, self.root = url_to_fs(self.url)
         self._local = isinstance(self.fs, fsspec.implementations.local.LocalFileSystem)
         self._cache = cache or Path(tempfile.gettempdir()) / f"understudy-cache-{os.getuid()}"
         self._verified: set[str] = set()
+        self.moves = Aliases(self.fs, self.root, self._write_json, local=self._local)
+        """The aliases with their history; `set_alias` and `resolve` are the checked way to it."""
 
     def publish(self, kind: Kind, folder: Path, meta: Mapping[str, Any] | None = None) -> Artifact:
         """Copy every file of `folder` into the store and return the finished artifact.
@@ -137,40 +153,56 @@ class ArtifactStore:
         self.fs.rm(self._path(artifact_id), recursive=True)
         self._verified.discard(artifact_id)
 
-    def set_alias(self, name: str, artifact_id: str) -> None:
-        """Point `name` at an artifact, atomically. Raises InvalidRequest or ArtifactNotFound."""
+    def set_alias(
+        self,
+        name: str,
+        artifact_id: str,
+        *,
+        how: How = "publish",
+        by: str | None = None,
+        expected: str | None = None,
+    ) -> Move:
+        """Point `name` at an artifact, atomically; its history says `how` and by whom.
+
+        Raises InvalidRequest, ArtifactNotFound, or Conflict where it does not name `expected` now.
+        """
         check_alias(name)
         self.get(artifact_id)
-        self.fs.makedirs(f"{self.root}/aliases", exist_ok=True)
-        record = {"artifact": artifact_id, "set_at": int(time.time())}
-        self._write_json(f"{self.root}/aliases/{name}.json", record)
+        return self.moves.move(name, artifact_id, how=how, by=by, expected=expected)
 
     def aliases(self) -> dict[str, str]:
         """Every alias and the artifact that it names."""
-        if not self.fs.exists(f"{self.root}/aliases"):
-            return {}
-        paths = sorted(str(path) for path in self.fs.ls(f"{self.root}/aliases", detail=False))
-        names = [path.rsplit("/", 1)[-1].removesuffix(".json") for path in paths if path.endswith(".json")]
-        return {name: self.resolve(name) for name in names}
+        return {name: self.resolve(name) for name in self.moves.names()}
 
     def resolve(self, name: str) -> str:
         """The artifact id behind an id or an alias; raises ArtifactNotFound, which lists the aliases there are."""
         if _ID.fullmatch(name):
             return self.get(name).id
-        path = f"{self.root}/aliases/{name}.json"
-        if not _ALIAS.fullmatch(name) or not self.fs.exists(path):
-            known = ", ".join(self.aliases()) or "none yet"
+        found = self.moves.get(name) if _ALIAS.fullmatch(name) else None
+        if found is None:
+            known = ", ".join(self.moves.names()) or "none yet"
             raise ArtifactNotFound(f"'{name}' is neither an artifact id nor an alias (aliases: {known})")
-        return str(json.loads(self.fs.cat_file(path))["artifact"])
+        return found
 
     def list(self, kind: Kind) -> list[Artifact]:
         """Finished artifacts of one kind, oldest first."""
         found = (str(path).rsplit("/", 2)[-2] for path in self.fs.glob(f"{self.root}/{kind}-*/{_MANIFEST}"))
         return sorted((self.get(name) for name in found if _ID.fullmatch(name)), key=lambda a: (a.created_at, a.id))
 
+    def half_written(self) -> dict[str, list[Path]]:
+        """What is being written by those that `published_for` named, or was by one that is gone, by their names."""
+        found: dict[str, list[Path]] = {}
+        if self._local and Path(self.root).is_dir():
+            for entry in os.scandir(self.root):
+                parts = entry.name.split(".")
+                if entry.name.endswith(_PART) and len(parts) == 4:
+                    found.setdefault(parts[1], []).append(Path(entry.path))
+        return found
+
     def _publish_at_once(self, artifact: Artifact, folder: Path) -> None:
         """Fill a folder aside and rename it: an error on the way, as of a full disk, takes no room that stays taken."""
-        aside = f"{self._path(artifact.id)}.{uuid.uuid4().hex}{_PART}"
+        owner = f"{_owner.get()}." if _owner.get() else ""
+        aside = f"{self._path(artifact.id)}.{owner}{uuid.uuid4().hex}{_PART}"
         try:
             self._fill(aside, artifact, folder)
             try:

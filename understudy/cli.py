@@ -32,6 +32,7 @@ from understudy.jobs import (
     watch,
 )
 from understudy.stack import Stack, StackConfig
+from understudy.versions_cli import app as models
 
 __all__ = ["app", "main"]
 
@@ -65,6 +66,7 @@ COMPARED_ROWS = 200
 """Rows that methods are compared on where nobody says how many: enough for intervals, soon done."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Distil a large model into a small one.")
+app.add_typer(models, name="models")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
 Home = Annotated[Path, typer.Option(help="The folder that holds everything the stack writes.")]

@@ -14,7 +14,8 @@ from services.orchestrator.context import Context, Send
 from services.orchestrator.dispatch import Sweeper
 from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
-from services.orchestrator.routes import files, jobs, models
+from services.orchestrator.routes import files, jobs, models, versions
+from services.orchestrator.routes.away import answer_while_away
 from services.orchestrator.routes.state import State
 from services.orchestrator.settings import Settings
 from understudy.errors import Unavailable
@@ -31,7 +32,8 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
-        context = await run_in_threadpool(Context, chosen, send or sender(create_celery(chosen)))
+        sends = send or sender(create_celery(chosen))
+        context = await run_in_threadpool(lambda: Context(chosen, sends, busy_seconds=chosen.database_patience))
         sweeper = Sweeper(context)
         sweeper.start()
         yield {
@@ -51,8 +53,9 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         max_body=chosen.max_body_bytes,
         max_body_at={"/v1/files": chosen.max_upload_bytes + MULTIPART_OVERHEAD},
     )
-    for module in (files, jobs, models):
+    for module in (files, jobs, models, versions):
         app.include_router(module.router)
+    answer_while_away(app)
     return app
 
 

@@ -50,7 +50,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
     model = context.artifacts.publish("model", folder, meta).id
     grip.check()
     result_file = _keep_report(context, job, papers / "report.json", context.scratch(item) / "report")
-    context.artifacts.set_alias(job.alias, model)
+    context.artifacts.set_alias(job.alias, model, by=job.id)
     return Published(model=model, result_file=result_file)
 
 
