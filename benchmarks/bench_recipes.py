@@ -334,6 +334,7 @@ def _evaluation(bench: Bench, trained: Sequence[tuple[tuple[Arm, int], TrainResu
                 control_of=arm.control_of,
                 batch_size=result.batch_size,
                 without_words=result.without_words,
+                without_distribution=result.without_distribution,
                 truncated=result.truncated,
                 tokens=result.tokens,
                 teacher_labelled=result.teacher_labelled,

@@ -14,6 +14,10 @@ MAX_TEXT_CHARS = 100_000
 """The longest text of one example, in characters. Far above any model's window; a bound on what a request can cost."""
 
 
+MAX_TOKEN_PROBABILITIES = 64
+"""Tokens of one place of an answer whose probabilities are told: they hold nearly all of a sharp distribution."""
+
+
 class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -121,6 +125,8 @@ class AttributionOptions(Selection):
     difference of the two scores is explained. `rows` adds one row of scores for each token of the explained answer.
     `aggregation` makes one score of a word from its tokens'. `predict: false` leaves the model's own answer out, which
     saves time where only the map is wanted. `faithfulness` asks the model again without the words, and with them alone.
+    `token_probabilities` asks for so many of the likeliest tokens at each place of the explained answer, of a model
+    that writes; 0 asks for none.
     """
 
     labels: tuple[Text, ...] | None = Field(default=None, min_length=2)
@@ -134,6 +140,7 @@ class AttributionOptions(Selection):
     aggregation: Literal["sum", "mean", "max", "l1", "l2"] = "sum"
     predict: bool = True
     faithfulness: bool = False
+    token_probabilities: int = Field(default=0, ge=0, le=MAX_TOKEN_PROBABILITIES)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -176,6 +183,18 @@ class TokenRow(Answer):
     scores: tuple[float, ...]
 
 
+class TokenProbabilities(Answer):
+    """What the model expected at one place of the explained answer, with the answer's tokens before it given.
+
+    `token` is the answer's own; the last ends it. Tokens are pieces as the model's vocabulary has them (`▁the`), which
+    models of one family share. `probabilities` are those of the likeliest, these first; `rest` is what all others have.
+    """
+
+    token: str
+    probabilities: dict[str, float]
+    rest: float
+
+
 class Attribution(Answer):
     """`words` cover the input in reading order. `rationale` are the selected ones, in reading order too.
 
@@ -194,6 +213,7 @@ class Attribution(Answer):
     rationale: tuple[Word, ...]
     rows: tuple[TokenRow, ...] | None = None
     faithfulness: Faithfulness | None = None
+    token_probabilities: tuple[TokenProbabilities, ...] | None = None
     tokens: int
     truncated: int = 0
 
@@ -325,12 +345,17 @@ class TeacherSpec(Request):
 
 
 class AttributionSpec(Selection):
-    """How the teacher's map of each training row is made, and which words of it are the rationale."""
+    """How the teacher's map of each training row is made, and which words of it are the rationale.
+
+    `token_probabilities`: on an open task, of so many of the likeliest tokens at each place of a row's answer the
+    teacher tells the probability. It is asked for them only where a recipe learns from them (`logit_kd`).
+    """
 
     method: str = "saliency"
     settings: dict[str, float | int | str] = {}
     target: Literal["gold", "predicted"] = "gold"
     aggregation: Literal["sum", "mean", "max", "l1", "l2"] = "sum"
+    token_probabilities: int = Field(default=16, ge=2, le=MAX_TOKEN_PROBABILITIES)
 
 
 class Budget(Request):

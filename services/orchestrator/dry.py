@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from services.orchestrator import stages
+from services.orchestrator import stages, vocabularies
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context
 from services.orchestrator.estimate import expect
@@ -95,7 +95,7 @@ class DryRun:
         found = validate.examine(self._context, job, check)
         validate.check_sizes(job, found)
         measured = self._measure(job, found, check)
-        arms = validate.arms_of(job, measured["student"]["architecture"], found)
+        arms = validate.arms_of(job, measured["student"]["architecture"], found, measured["shared"])
         estimate = expect(self._context, job, found.rows, arms)
         teacher = _tokens(job.distillation.teacher.model, measured["teacher"], found.rows) if job.distils else None
         if job.distils and teacher is None:
@@ -127,6 +127,7 @@ class DryRun:
                 "rows": str(rows),
                 "task": found.task.model_dump(mode="json"),
                 "artifacts": self._context.settings.artifact_root,
+                "shared": vocabularies.question(job, found.task, found.splits["train"]),
             }
             answer = dict(run_child(stages.measure, spec, Path(place), emit=lambda _: None, check=check))
         if problem := answer["student"].get("problem"):

@@ -59,14 +59,18 @@ def engines(spec: Mapping[str, Any], out: Path, emit: Emit) -> Mapping[str, Any]
 
 
 def inspect(spec: Mapping[str, Any], _: Path, __: Emit) -> Mapping[str, Any]:
-    """The architecture behind the model reference `model`, without its weights."""
+    """The architecture behind the model reference `model`, without its weights.
+
+    With a `teacher` also the share of the `rows` whose outputs both write in the same tokens, see `_shared`.
+    """
     from understudy.models.load import architecture_of
 
-    return {"architecture": architecture_of(spec["model"], ArtifactStore(spec["artifacts"]))}
+    store = ArtifactStore(spec["artifacts"])
+    return {"architecture": architecture_of(spec["model"], store), "shared": _shared(spec["model"], spec, store)}
 
 
 def measure(spec: Mapping[str, Any], _: Path, __: Emit) -> Mapping[str, Any]:
-    """The lengths of `rows` for each of `models`, or the `problem` with that model."""
+    """The lengths of `rows` for each of `models`, or the `problem` with that model; `shared` as in `inspect`."""
     from understudy.data.parquet import read_examples
     from understudy.models.lengths import measure as run
     from understudy.schemas import TaskSpec
@@ -79,4 +83,18 @@ def measure(spec: Mapping[str, Any], _: Path, __: Emit) -> Mapping[str, Any]:
             found[name] = run(ref, rows, task, store).model_dump(mode="json")
         except UnderstudyError as error:
             found[name] = {"problem": {"status": error.status, "body": error.body()}, "message": error.message}
-    return found
+    return {**found, "shared": _shared(spec["models"]["student"], spec["shared"], store)}
+
+
+def _shared(student: str, asked: Mapping[str, Any], store: ArtifactStore) -> float | None:
+    """The share of answers that both models write in the same tokens; None where nobody asks, or one is not at hand."""
+    if not asked.get("teacher"):
+        return None
+    from understudy.models.lengths import shared_answers
+    from understudy.schemas import Example, TaskSpec
+
+    rows, task = [Example.model_validate(row) for row in asked["rows"]], TaskSpec.model_validate(asked["task"])
+    try:
+        return shared_answers(student, asked["teacher"], rows, task, store)
+    except UnderstudyError:
+        return None

@@ -163,4 +163,5 @@ def _numbers(result: Attribution) -> list[float]:
         result.probability or 0.0,
         *(result.probabilities or {}).values(),
         *(word.score for word in result.words + result.rationale),
+        *(value for one in result.token_probabilities or () for value in (one.rest, *one.probabilities.values())),
     ]

@@ -20,6 +20,8 @@ from understudy.schemas import (
 __all__ = ["check", "check_method", "check_tokens", "work"]
 
 _STEPS = ("n_steps", "n_samples")
+_PROBABILITY = 8  # tokens' work: a request's answer stays within some 16 MB, as its body does
+_LONGEST_ANSWER = 64  # tokens that a model writes of its own accord
 _FAITHFULNESS = 12  # forward passes: without the rationale, with it alone, and both for five shares of the words
 
 
@@ -84,16 +86,18 @@ def work(
 
     The map takes a method's steps, or a pass for each word; again for the answer that it is compared with, and for each
     token of the explained answer where each has its row. The model's own answer takes a pass, and faithfulness asks for
-    it again without some of the words.
+    it again without some of the words. The probabilities of tokens take a pass, and each of them room in the answer.
     """
     settings = settings_of(method)
     steps = max((int(settings[name]) for name in _STEPS if name in settings), default=1)
     words = len(example.input.split()) if method.unit == "word" else 1
     answer = example.output if options.target == "gold" else options.label
     rows = _tokens(answer or "") if options.rows else 0
+    places = (_LONGEST_ANSWER if answer is None else _tokens(answer)) if options.token_probabilities else 0
+    told = (length if places else 0) + places * (1 + _PROBABILITY * options.token_probabilities)
     asked = options.predict + _FAITHFULNESS * options.faithfulness
     closed = example.choices or options.labels or (model.task.labels if model.task else ())
-    return length * max(steps, words) * (1 + contrast + rows) + asked * _answer(model, length, closed)
+    return length * max(steps, words) * (1 + contrast + rows) + asked * _answer(model, length, closed) + told
 
 
 def _answer(model: ModelInfo, length: int, closed: Sequence[str]) -> int:

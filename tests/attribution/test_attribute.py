@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -327,3 +328,34 @@ def test_a_text_without_words_has_no_rationale(classifier: Adapter) -> None:
     found = explain(classifier, [AttributionExample(input=" ?! ", output="neutral")])[0]
     assert found.words == found.rationale == ()
     assert found.tokens > 0
+
+
+@pytest.mark.parametrize("architecture", ["seq2seq", "causal"])
+def test_the_probabilities_of_an_answers_tokens_are_those_of_the_answer(
+    architecture: str, request: pytest.FixtureRequest
+) -> None:
+    """The witness is the likelihood by which answers are chosen: the product over the answer's own tokens."""
+    adapter: Adapter = request.getfixturevalue(architecture)
+    encoded = adapter.tokenize([one.input for one in EXAMPLES])
+    size = len(adapter.tokenizer)
+    every = adapter.token_probabilities(encoded, TARGETS, size)
+    few = explain(adapter, token_probabilities=3)
+    likelihoods = adapter.log_likelihoods(SENTENCES, [[target] for target in TARGETS])
+    for whole, found, (expected,) in zip(every, few, likelihoods, strict=True):
+        told = found.token_probabilities
+        assert told is not None
+        assert [place.token for place in told] == [place.token for place in whole]
+        assert math.fsum(math.log(place.probabilities[place.token]) for place in whole) == pytest.approx(
+            expected, rel=1e-4
+        )
+        for place, full in zip(told, whole, strict=True):
+            assert list(place.probabilities.values()) == sorted(place.probabilities.values(), reverse=True)
+            assert place.probabilities == pytest.approx(dict(list(full.probabilities.items())[:3]), rel=1e-4)
+            assert place.rest + sum(place.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert explain(adapter, EXAMPLES[:1])[0].token_probabilities is None
+
+
+def test_a_classifier_has_no_tokens_to_tell_of(classifier: Adapter) -> None:
+    with pytest.raises(InvalidRequest, match="picks a label and writes no tokens") as caught:
+        explain(classifier, token_probabilities=2)
+    assert caught.value.param == "token_probabilities"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from understudy.data.parquet import AnnotatedExample, read_annotated, read_examples, write_annotated, write_examples
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound
-from understudy.schemas import Attribution, Example, Word
+from understudy.schemas import Attribution, Example, TokenProbabilities, Word
 
 EXAMPLES = [
     Example(id="plain", input="a", output="b"),
@@ -50,6 +52,32 @@ def test_examples_come_back_as_they_were(tmp_path: Path, rows: list[Example]) ->
 def test_annotated_examples_come_back_as_they_were(tmp_path: Path) -> None:
     write_annotated(tmp_path / "shard.parquet", ANNOTATED)
     assert read_annotated(tmp_path / "shard.parquet") == ANNOTATED
+
+
+def test_what_a_teacher_expected_at_each_token_comes_back_in_its_order(tmp_path: Path) -> None:
+    places = (
+        TokenProbabilities(token="▁", probabilities={"▁two": 0.7, "b": 0.2, "▁": 0.05}, rest=0.05),
+        TokenProbabilities(token="</s>", probabilities={}, rest=1.0),
+    )
+    row = ANNOTATED[0].model_copy(
+        update={"attribution": ANNOTATED[0].attribution.model_copy(update={"token_probabilities": places})}
+    )
+    write_annotated(tmp_path / "shard.parquet", [row, ANNOTATED[1]])
+    found = read_annotated(tmp_path / "shard.parquet")
+    assert found == [row, ANNOTATED[1]]
+    first, *_ = found[0].attribution.token_probabilities or ()
+    assert list(first.probabilities) == ["▁two", "b", "▁"]
+
+
+def test_a_shard_from_before_there_were_token_probabilities_is_read(tmp_path: Path) -> None:
+    write_annotated(tmp_path / "new.parquet", ANNOTATED)
+    table = pq.read_table(tmp_path / "new.parquet")
+    attribution = table.schema.field("attribution").type
+    older = pa.schema([table.schema.field("example"), ("attribution", pa.struct(list(attribution)[:-1]))])
+    pq.write_table(
+        pa.Table.from_pylist(table.to_pylist(maps_as_pydicts="strict"), schema=older), tmp_path / "old.parquet"
+    )
+    assert read_annotated(tmp_path / "old.parquet") == ANNOTATED
 
 
 def test_several_shards_are_read_in_the_order_given(tmp_path: Path) -> None:

@@ -75,10 +75,16 @@ def test_every_candidate_that_reads_words_has_its_control_on_random_words() -> N
             assert controls.get(arm.name) == (f"{arm.name}+random_rationale" if reads else None)
 
 
-def test_open_answers_have_no_distribution_to_follow() -> None:
+def test_open_answers_are_followed_token_by_token_where_the_tokens_are_the_teachers() -> None:
     assert not any("logit_kd" in name for name in candidates("seq2seq", OPEN))
-    with pytest.raises(InvalidRequest, match="candidate answers"):
+    with pytest.raises(InvalidRequest, match="both tokenizers must be of one family"):
         plan_arms("logit_kd", "seq2seq", OPEN)
+    offered = candidates("causal", OPEN, "tokens")
+    assert {"logit_kd", "saliency+logit_kd"} <= set(offered)
+    assert "label_then_rationale" in offered
+    assert "label_then_rationale+logit_kd" not in offered
+    with pytest.raises(InvalidRequest, match="rationale_then_label writes it among other words"):
+        plan_arms("rationale_then_label+logit_kd", "seq2seq", OPEN, ["tokens"])
 
 
 def test_choices_can_be_distilled_by_a_seq2seq_student() -> None:

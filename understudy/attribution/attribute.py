@@ -30,6 +30,7 @@ from understudy.schemas import (
     AttributionOptions,
     Faithfulness,
     Prediction,
+    TokenProbabilities,
     TokenRow,
     Word,
 )
@@ -48,9 +49,9 @@ def attribute(
     """Score the words of each example for its target, in the caller's order.
 
     A pass takes `max_padded_tokens`, or as many as the adapter says. `field` is what errors call the examples. Raises
-    UnknownName, InvalidRequest for a target that is missing or impossible, for settings that the method does not have
-    and for a model that answers from reasons it has written, and ModelError where the model's numbers are not finite or
-    one example alone does not fit into the device's memory.
+    UnknownName, InvalidRequest for a target that is missing or impossible, for settings that the method does not have,
+    for a model that answers from reasons it has written and for the tokens of one that does not write, and ModelError
+    where the model's numbers are not finite or one example alone does not fit into the device's memory.
     """
     asked = options or AttributionOptions()
     method = make_method(asked.method, asked.settings)
@@ -74,6 +75,11 @@ def attribute(
     for positions in work.batches(max_padded_tokens or adapter.max_padded_tokens):
         maps.update(work.explain(positions))
     found = [maps[i] for i in range(len(texts))]
+    expected: Sequence[tuple[TokenProbabilities, ...] | None] = [None] * len(texts)
+    if asked.token_probabilities:
+        expected = adapter.token_probabilities([one.read for one in found], targets, asked.token_probabilities)
+        for i, row in enumerate(expected):
+            _finite(sum(place.rest for place in row or ()), f"{field}[{i}]")
     rationales = [select(one.words, asked) for one in found]
     faithful: Sequence[Faithfulness | None] = [None] * len(texts)
     if asked.faithfulness:
@@ -96,6 +102,7 @@ def attribute(
             rationale=rationales[i],
             rows=one.rows,
             faithfulness=faithful[i],
+            token_probabilities=expected[i],
             tokens=len(one.read.ids),
             truncated=one.read.truncated,
         )

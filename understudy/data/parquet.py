@@ -48,6 +48,9 @@ _EXAMPLE = pa.struct(
         ("highlights", pa.list_(pa.list_(pa.int32()))),
     ]
 )
+_TOKENS = pa.list_(
+    pa.struct([("token", pa.string()), ("probabilities", pa.map_(pa.string(), pa.float64())), ("rest", pa.float64())])
+)
 _ATTRIBUTION = pa.struct(
     [
         ("id", pa.string()),
@@ -59,11 +62,14 @@ _ATTRIBUTION = pa.struct(
         ("rationale", _WORDS),
         ("tokens", pa.int32()),
         ("truncated", pa.int32()),
+        ("token_probabilities", _TOKENS),
     ]
 )
 _PLAIN = pa.schema(list(_EXAMPLE))
 _INPUT = pa.schema([("id", pa.string()), ("input", pa.string()), ("choices", pa.list_(pa.string()))])
 _ANNOTATED = pa.schema([("example", _EXAMPLE), ("attribution", _ATTRIBUTION)])
+_OLDER = pa.schema([("example", _EXAMPLE), ("attribution", pa.struct(list(_ATTRIBUTION)[:-1]))])
+"""Annotated shards from before a teacher told its probabilities of tokens: a report's manifest may name some."""
 
 
 class AnnotatedExample(BaseModel):
@@ -102,7 +108,7 @@ def write_annotated(path: Path, rows: Iterable[AnnotatedExample]) -> int:
 
 def read_annotated(*paths: Path) -> list[AnnotatedExample]:
     """Read shards in the order given. Raises ArtifactNotFound or ArtifactCorrupt, which name the shard."""
-    return [row for path in paths for row in _read(path, _ANNOTATED, AnnotatedExample)]
+    return [row for path in paths for row in _read(path, _ANNOTATED, AnnotatedExample, older=_OLDER)]
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterable[BaseModel]) -> int:
@@ -120,12 +126,12 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[BaseModel]) -> int:
     return count
 
 
-def _read(path: Path, schema: pa.Schema, kind: type[_Row]) -> Iterator[_Row]:
+def _read(path: Path, schema: pa.Schema, kind: type[_Row], older: pa.Schema | None = None) -> Iterator[_Row]:
     if not path.is_file():
         raise ArtifactNotFound(f"there is no shard at {path}")
     try:
         with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(schema):
+            if not any(file.schema_arrow.equals(one) for one in (schema, older or schema)):
                 columns = ", ".join(file.schema_arrow.names)
                 raise ArtifactCorrupt(f"{path} is no shard of {kind.__name__}: its columns are {columns}")
             for group in file.iter_batches(_GROUP):

@@ -206,6 +206,12 @@ def _about_training(spec: EvaluateSpec) -> list[str]:
     lacking = max(one.without_words for one in arms)
     if lacking:
         found.append(f"{lacking:,} training rows had no words from the teacher and trained the label alone.")
+    untaught = max(one.without_distribution for one in arms)
+    if untaught:
+        found.append(
+            f"Of {untaught:,} training rows logit_kd had no probabilities that the student could follow (its tokenizer "
+            "may cut their answers into other tokens than the teacher's): they trained the label alone."
+        )
     if len({one.steps for one in arms}) > 1:
         found.append(
             "The arms did not take the same number of training steps: their difference is not the recipe's alone."

@@ -21,6 +21,7 @@ class ArmResult(_Frozen):
     """One trained student: a recipe with a seed. `artifact` is the id under which its model was stored.
 
     `batch_size` examples went into each step. `without_words` counts training rows that lacked the teacher's words,
+    `without_distribution` those that lacked probabilities that the student could follow where its recipe does,
     `truncated` those that were too long for the student's window, as the training's own result says. `size` is the
     number of labelled training rows where the arm is a point of the learning curve, None where it had all of them.
     `tokens` are those that its training read.
@@ -37,6 +38,7 @@ class ArmResult(_Frozen):
     control_of: str | None = None
     batch_size: int | None = None
     without_words: int = 0
+    without_distribution: int = 0
     truncated: int = 0
     size: int | None = None
     tokens: int = 0

@@ -19,7 +19,7 @@ from understudy.errors import InvalidRequest, ModelError
 from understudy.models.attention import Attention
 from understudy.models.forms import Form
 from understudy.models.text import Encoded, Template, tokenize
-from understudy.schemas import TaskSpec
+from understudy.schemas import TaskSpec, TokenProbabilities
 
 __all__ = ["Adapter", "Answer", "Batch", "Written", "likeliest"]
 
@@ -233,6 +233,22 @@ class Adapter(ABC):
     @abstractmethod
     def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         """The same of texts that are tokenised already, whole or with some of their tokens left out."""
+
+    def token_probabilities(
+        self,
+        encoded: Sequence[Encoded],  # noqa: ARG002
+        targets: Sequence[str],  # noqa: ARG002
+        most: int,  # noqa: ARG002
+    ) -> list[tuple[TokenProbabilities, ...]]:
+        """What is expected at each place of each text's target: the `most` likeliest tokens, with their probabilities.
+
+        Raises InvalidRequest for a model that does not write.
+        """
+        raise InvalidRequest(
+            f"a {self.architecture} picks a label and writes no tokens: leave token_probabilities out, and read the "
+            "labels' probabilities",
+            param="token_probabilities",
+        )
 
     @abstractmethod
     def generate(

@@ -23,14 +23,12 @@ from understudy.models.base import Batch, Written
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
-    counted,
     path_probabilities,
-    sum_log_probabilities,
     target_logits,
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, Template, bounded_target, clean, fitting, own_texts, pad, tokenize
-from understudy.models.writer import Target, Writer
+from understudy.models.writer import Read, T, Target, Writer
 from understudy.schemas import TaskSpec
 
 __all__ = ["CausalAdapter", "prompt_template", "target_ids"]
@@ -45,14 +43,18 @@ def prompt_template(template: str) -> Template:
     return Template(parsed.prefix, parsed.suffix.rstrip(" "))
 
 
-def target_ids(tokenizer: Any, template: str, target: str) -> list[int]:
-    """The tokens of a target as it follows the prompt: behind a space, or at the start of a line."""
+def target_ids(tokenizer: Any, template: str, target: str, *, ended: bool = False) -> list[int]:
+    """The tokens of a target as it follows the prompt: behind a space, or at the start of a line.
+
+    `ended`: with the token that ends a text, where the tokenizer has one.
+    """
     line = prompt_template(template).suffix.endswith("\n")
     before = _ANCHOR + "\n" if line else _ANCHOR
     text = before + ("" if line else " ") + clean(target).strip()
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
-    return [token for token, (_, end) in spans if end > len(before)]
+    ends = [] if not ended or tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    return [*(token for token, (_, end) in spans if end > len(before)), *ends]
 
 
 class CausalAdapter(Writer):
@@ -141,27 +143,27 @@ class CausalAdapter(Writer):
         return min(self.max_tokens // 2, self.max_tokens - row.fixed - 2)
 
     def written_ids(self, text: str, *, ended: bool) -> list[int]:
-        end = self.tokenizer.eos_token_id
-        ids = target_ids(self.tokenizer, self.task.template, text)
-        return [*ids, int(end)] if ended and end is not None else ids
+        return target_ids(self.tokenizer, self.task.template, text, ended=ended)
 
     @torch.inference_mode()
-    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+    def over_targets(
+        self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]], read: Read[T]
+    ) -> list[list[T]]:
         pairs = [(i, target) for i, row in enumerate(targets) for target in row]
         longest = [max((len(self._bounded(target.ids)) for target in row), default=1) for row in targets]
         # One cut for all targets of a text, so that they are compared behind the same prompt.
         prompts = [row.cut(self.max_tokens - taken) for row, taken in zip(encoded, longest, strict=True)]
 
-        def read(positions: Sequence[int]) -> list[float]:
+        def answer(positions: Sequence[int]) -> Sequence[T]:
             ids, mask = self.stack([prompts[pairs[k][0]] for k in positions])
             labels = pad([pairs[k][1].ids for k in positions], IGNORE).to(self.device)  # (B, S)
             sequence = torch.cat([ids, labels.clamp_min(0)], 1)
             logits = self._logits(mask, self.own(labels), input_ids=sequence)
-            return sum_log_probabilities(logits, counted(labels, [pairs[k][1].given for k in positions])).tolist()
+            return read(logits, labels, [pairs[k][1] for k in positions])
 
         lengths = [len(prompts[i].ids) + len(target.ids) for i, target in pairs]
-        found: list[list[float]] = [[] for _ in encoded]
-        for (i, _), value in zip(pairs, in_batches(lengths, self.max_padded_tokens, read), strict=True):
+        found: list[list[T]] = [[] for _ in encoded]
+        for (i, _), value in zip(pairs, in_batches(lengths, self.max_padded_tokens, answer), strict=True):
             found[i].append(value)
         return found
 

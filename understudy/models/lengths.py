@@ -1,26 +1,30 @@
-"""How long texts are for a model, before it is trained or loaded: its own tokenizer, its own window, no weights.
+"""What can be told of a model's tokens before it is trained or loaded: its own tokenizer, its own window, no weights.
 
-What a training reads may differ by a few tokens where an architecture puts words of its own around the text.
+How long texts are for it, which may differ by a few tokens from what a training reads where an architecture puts words
+of its own around the text; and whether two models cut an answer into the same tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from understudy.artifacts import ArtifactStore
+from understudy.models.causal import target_ids
 from understudy.models.cut import layer_counts, named_ids
 from understudy.models.load import load_card, window
 from understudy.models.names import base_of, is_cut, parse_cut
 from understudy.models.scratch import FAMILIES, PREFIX, build_config, corpus, parse_scratch, train_tokenizer
+from understudy.models.seq2seq import decoder_ids
 from understudy.models.source import Source, architecture
 from understudy.models.text import Template, tokenize
 from understudy.models.vocabulary import trim_for
 from understudy.schemas import Example, TaskSpec
 
-__all__ = ["Lengths", "measure"]
+__all__ = ["Lengths", "measure", "shared_answers"]
 
 
 class Lengths(BaseModel):
@@ -41,23 +45,8 @@ def measure(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactSt
 
     Raises ModelNotFound, or ModelError for a model that cannot be used.
     """
-    texts, targets = [row.input for row in rows], [row.output for row in rows]
-    if ref.startswith(PREFIX):
-        scratch = parse_scratch(ref)
-        tokenizer = train_tokenizer(scratch.family, corpus(texts, targets, task.template))
-        kind, bound = str(FAMILIES[scratch.family]), window(build_config(scratch, tokenizer), tokenizer, None)
-    elif is_cut(ref):
-        cut, source = parse_cut(ref), Source.find(base_of(ref), store)
-        config, tokenizer = source.config(), source.tokenizer()
-        layer_counts(config, cut)
-        kind, bound = architecture(config), window(config, tokenizer, None)
-        if cut.vocabulary:
-            ids = named_ids(config)
-            tokenizer, _ = trim_for(tokenizer, cut.vocabulary, task, texts=texts, targets=targets, ids=ids)
-    else:
-        source = Source.find(ref, store)
-        config, tokenizer, card = source.config(), source.tokenizer(), load_card(Path(source.place))
-        kind, bound = architecture(config), window(config, tokenizer, card.max_tokens if card else None)
+    kind, tokenizer, bound = _reader(ref, rows, task, store)
+    texts = [row.input for row in rows]
     lengths = [len(row.ids) for row in tokenize(tokenizer, Template.parse(task.template), texts, max_tokens=2**31)]
     return Lengths(
         architecture=kind,
@@ -67,3 +56,48 @@ def measure(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactSt
         longest=max(lengths, default=0),
         truncated=sum(length > bound for length in lengths),
     )
+
+
+def shared_answers(
+    one: str, other: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactStore | None = None
+) -> float:
+    """The share of the rows whose output the models `one` and `other` write in the very same tokens.
+
+    0.0 where one of them does not write. Raises as `measure` does.
+    """
+    mine, others = (_answers(*_reader(ref, rows, task, store)[:2], rows, task) for ref in (one, other))
+    return sum(a == b for a, b in zip(mine, others, strict=False)) / len(rows) if mine and others else 0.0
+
+
+def _answers(kind: str, tokenizer: Any, rows: Sequence[Example], task: TaskSpec) -> list[list[str]]:
+    """Each row's output in the pieces of the model's vocabulary; none for a model that does not write."""
+    if kind == "classifier":
+        return []
+    ids = (
+        decoder_ids(tokenizer, row.output)
+        if kind == "seq2seq"
+        else target_ids(tokenizer, task.template, row.output, ended=True)
+        for row in rows
+    )
+    return [tokenizer.convert_ids_to_tokens(row) for row in ids]
+
+
+def _reader(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactStore | None) -> tuple[str, Any, int]:
+    """The architecture, the tokenizer and the window of the model `ref`, trained on these rows where it is new."""
+    texts, targets = [row.input for row in rows], [row.output for row in rows]
+    if ref.startswith(PREFIX):
+        scratch = parse_scratch(ref)
+        tokenizer = train_tokenizer(scratch.family, corpus(texts, targets, task.template))
+        return str(FAMILIES[scratch.family]), tokenizer, window(build_config(scratch, tokenizer), tokenizer, None)
+    if is_cut(ref):
+        cut, source = parse_cut(ref), Source.find(base_of(ref), store)
+        config, tokenizer = source.config(), source.tokenizer()
+        layer_counts(config, cut)
+        kind, bound = architecture(config), window(config, tokenizer, None)
+        if cut.vocabulary:
+            ids = named_ids(config)
+            tokenizer, _ = trim_for(tokenizer, cut.vocabulary, task, texts=texts, targets=targets, ids=ids)
+        return kind, tokenizer, bound
+    source = Source.find(ref, store)
+    config, tokenizer, card = source.config(), source.tokenizer(), load_card(Path(source.place))
+    return architecture(config), tokenizer, window(config, tokenizer, card.max_tokens if card else None)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-__all__ = ["IGNORE", "GreedySteps", "counted", "path_probabilities", "sum_log_probabilities", "target_logits"]
+__all__ = [
+    "IGNORE",
+    "GreedySteps",
+    "counted",
+    "likeliest_tokens",
+    "path_probabilities",
+    "sum_log_probabilities",
+    "target_logits",
+]
 
 IGNORE = -100
 """The label of a position that is not scored, as everywhere in transformers."""
@@ -30,6 +38,16 @@ def counted(labels: Tensor, given: Sequence[int]) -> Tensor:
     """The labels without the tokens that each row begins with and that count for nothing: (B, S) -> (B, S)."""
     places = torch.arange(labels.shape[1], device=labels.device)
     return labels.masked_fill(places < torch.tensor(given, device=labels.device).unsqueeze(-1), IGNORE)
+
+
+def likeliest_tokens(logits: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and ids of the likeliest tokens at each place, the likeliest first: (B, S, V) -> 2 x (B, S, most).
+
+    Probabilities are of the whole vocabulary, in float32 at least; a smaller vocabulary has no more than it has.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    values, ids = wide.topk(min(most, logits.shape[-1]), dim=-1)
+    return (values - wide.logsumexp(-1, keepdim=True)).exp(), ids
 
 
 class GreedySteps(LogitsProcessor):

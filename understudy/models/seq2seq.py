@@ -9,6 +9,7 @@ may share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,19 +21,23 @@ from understudy.models.base import Batch, Written
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
-    counted,
     path_probabilities,
-    sum_log_probabilities,
     target_logits,
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, bounded_target, clean, fitting, own_texts, pad
-from understudy.models.writer import Target, Writer
+from understudy.models.writer import Read, T, Target, Writer
 
-__all__ = ["Seq2SeqAdapter"]
+__all__ = ["Seq2SeqAdapter", "decoder_ids"]
 
 MAX_LOGITS = 1 << 26
 """Logits of one decoder pass over candidates: 256 MiB in float32. A vocabulary is large, and so are label sets."""
+
+
+def decoder_ids(tokenizer: Any, target: str) -> list[int]:
+    """The target as a decoder is trained on it, special tokens included."""
+    ids: list[int] = tokenizer(text_target=clean(target), verbose=False)["input_ids"]
+    return ids
 
 
 class Seq2SeqAdapter(Writer):
@@ -131,25 +136,27 @@ class Seq2SeqAdapter(Writer):
         return ids
 
     @torch.inference_mode()
-    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+    def over_targets(
+        self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]], read: Read[T]
+    ) -> list[list[T]]:
         """One encoder pass a text; its targets share the states and go through the decoder in batches."""
         for row in targets:
             for target in row:
                 bounded_target(target.ids, self.max_tokens)
 
-        def read(positions: Sequence[int]) -> list[list[float]]:
+        def answer(positions: Sequence[int]) -> list[list[T]]:
             ids, mask = self.stack([encoded[i] for i in positions])
             states = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
             pairs = [(place, target) for place, i in enumerate(positions) for target in targets[i]]
-            found: list[list[float]] = [[] for _ in positions]
+            found: list[list[T]] = [[] for _ in positions]
             for chunk in self._chunks(pairs):
                 owners = torch.tensor([place for place, _ in chunk], device=self.device)
-                values = self._log_probabilities(states[owners], mask[owners], [target for _, target in chunk])
+                values = self._read(states[owners], mask[owners], [target for _, target in chunk], read)
                 for (place, _), value in zip(chunk, values, strict=True):
                     found[place].append(value)
             return found
 
-        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
+        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, answer)
 
     @torch.inference_mode()
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
@@ -183,8 +190,8 @@ class Seq2SeqAdapter(Writer):
         labels = torch.tensor([[*begin, last] for begin in begins], device=self.device)
         return self.model.prepare_decoder_input_ids_from_labels(labels)
 
-    def _log_probabilities(self, states: Tensor, mask: Tensor, targets: Sequence[Target]) -> list[float]:
-        """Of each target behind its text's encoder states: (C, T, D), (C, T) -> C values."""
+    def _read(self, states: Tensor, mask: Tensor, targets: Sequence[Target], read: Read[T]) -> Sequence[T]:
+        """What `read` makes of each target behind its text's encoder states: (C, T, D), (C, T) -> C values."""
         labels = pad([target.ids for target in targets], IGNORE).to(self.device)  # (C, S)
         logits = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
@@ -192,11 +199,10 @@ class Seq2SeqAdapter(Writer):
             decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
             use_cache=False,
         ).logits  # (C, S, V)
-        return sum_log_probabilities(logits, counted(labels, [target.given for target in targets])).tolist()
+        return read(logits, labels, targets)
 
     def _ids(self, target: str) -> list[int]:
-        """The target as the decoder is trained on it, special tokens included."""
-        return self.tokenizer(text_target=clean(target), verbose=False)["input_ids"]
+        return decoder_ids(self.tokenizer, target)
 
     def _fitting(self, answer: str) -> str:
         return fitting(answer, lambda text: len(self._ids(text)), self.max_tokens)

@@ -9,12 +9,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
 
 from understudy.models.base import Adapter, Answer, Written, likeliest
 from understudy.models.forms import compose, split
+from understudy.models.likelihood import counted, likeliest_tokens, sum_log_probabilities
 from understudy.models.text import Encoded, fitting
+from understudy.schemas import TokenProbabilities
 
-__all__ = ["Target", "Writer"]
+__all__ = ["Read", "Target", "Writer"]
+
+T = TypeVar("T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 MAX_ANSWER = 64
 MAX_WHOLE = 2 * MAX_ANSWER
@@ -29,6 +37,14 @@ class Target:
     given: int = 0
 
 
+class Read(Protocol[_T_co]):
+    """Makes something of each of a batch's targets: the logits that predict them, their labels, and they themselves."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, chunk: Sequence[Target], /) -> Sequence[_T_co]:
+        """(B, S, V), (B, S) -> B."""
+        ...
+
+
 class Writer(Adapter):
     """An adapter of a model that writes."""
 
@@ -41,12 +57,45 @@ class Writer(Adapter):
         """The most tokens that can be written behind this text."""
 
     @abstractmethod
-    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
-        """The log-probability of each text's targets. Raises ModelError for a target longer than the window."""
+    def over_targets(
+        self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]], read: Read[T]
+    ) -> list[list[T]]:
+        """What `read` makes of each text's targets. Raises ModelError for a target longer than the window."""
 
     @abstractmethod
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
         """What the model writes greedily behind beginnings of equally many tokens, which may be none."""
+
+    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        """The log-probability of each text's targets. Raises ModelError for a target longer than the window."""
+
+        def read(logits: Tensor, labels: Tensor, chunk: Sequence[Target]) -> list[float]:
+            return sum_log_probabilities(logits, counted(labels, [target.given for target in chunk])).tolist()
+
+        return self.over_targets(encoded, targets, read)
+
+    def token_probabilities(
+        self, encoded: Sequence[Encoded], targets: Sequence[str], most: int
+    ) -> list[tuple[TokenProbabilities, ...]]:
+        """The token that ends an answer is one of its places where the form ends with the answer."""
+
+        def read(logits: Tensor, _: Tensor, chunk: Sequence[Target]) -> list[tuple[TokenProbabilities, ...]]:
+            values, ids = likeliest_tokens(logits, most)
+            places = zip(chunk, values.tolist(), ids.tolist(), strict=True)
+            return [tuple(map(self._expected, target.ids, *row)) for target, *row in places]
+
+        wanted = [[Target(self.written_ids(target, ended=self.form == "label"))] for target in targets]
+        return [row[0] for row in self.over_targets(encoded, wanted, read)]
+
+    def _expected(self, token: int, values: Sequence[float], ids: Sequence[int]) -> TokenProbabilities:
+        """Of one place. What a model's table has beyond its tokenizer's vocabulary has no name and goes to the rest."""
+        pieces = self.tokenizer.convert_ids_to_tokens(list(ids))
+        known = {piece: _short(value) for piece, value in zip(pieces, values, strict=True) if piece is not None}
+        return TokenProbabilities(
+            token=self.tokenizer.convert_ids_to_tokens(token),
+            probabilities=known,
+            rest=_short(max(0.0, 1.0 - sum(known.values()))),
+        )
 
     def write(
         self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
@@ -126,3 +175,8 @@ class Writer(Adapter):
         )
         given = len(self.written_ids(compose(self.form, "", [said]), ended=False))
         return [Target(self.written_ids(compose(self.form, name, [said]), ended=True), given) for name in names]
+
+
+def _short(probability: float) -> float:
+    """Six digits: a float32 has no more, and they are sent by the thousand."""
+    return float(f"{probability:.6g}")

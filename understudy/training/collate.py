@@ -49,6 +49,8 @@ class Collator:
             batch["map"] = self._map(instances, batch["label"]["labels"])
         if any(one.distribution for one in instances):
             batch["distribution"] = self._distribution(instances)
+        elif any(one.expected for one in instances):
+            batch["distribution"] = _expected(instances, batch["label"]["labels"])
         return batch
 
     def _side(self, sides: Sequence[Side]) -> Tensors:
@@ -122,6 +124,26 @@ class Collator:
             return {**found, **self._side([side for _, _, side in flat])}
         labels = pad([side.labels for _, _, side in flat], IGNORE)  # (N, S)
         return {**found, "labels": labels, "decoder_input_ids": self.shift(labels)}
+
+
+def _expected(instances: Sequence[Instance], labels: Tensor) -> Tensors:
+    """Of each label (B, S) up to N tokens: `ids`, `probabilities` and `mask`, each (B, S, N).
+
+    A place without any has mask 0 and is uniform, so that nothing is nan. A decoder that begins with its answer is not
+    asked for the first token, so places are counted from the end.
+    """
+    width = max(1, *(len(place.ids) for one in instances for place in one.expected or ()))
+    ids = torch.zeros(*labels.shape, width, dtype=torch.long)
+    probabilities, mask = torch.full(ids.shape, 1 / width), torch.zeros_like(ids)
+    for row, one in enumerate(instances):
+        columns = labels[row].ne(IGNORE).nonzero().flatten().tolist()
+        for column, place in zip(reversed(columns), reversed(one.expected or ()), strict=False):
+            count = len(place.ids)
+            ids[row, column, :count] = torch.tensor(place.ids, dtype=torch.long)
+            probabilities[row, column, :count] = torch.tensor(place.probabilities)
+            mask[row, column, :count] = 1
+    present = mask.flatten(1).any(-1).float()  # (B,)
+    return {"ids": ids, "probabilities": probabilities, "mask": mask, "present": present}
 
 
 def _stacked(rows: Sequence[Sequence[float]], width: int) -> Tensor:

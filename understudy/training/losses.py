@@ -20,6 +20,7 @@ __all__ = [
     "marks_cross_entropy",
     "mixture",
     "sequence_log_likelihood",
+    "token_distillation",
     "word_norms",
 ]
 
@@ -59,6 +60,21 @@ def distillation(scores: Tensor, probabilities: Tensor, temperature: float, mask
     log_student = (scores / temperature).masked_fill(exists == 0, lowest).log_softmax(-1)
     teacher = (probabilities.log() / temperature).masked_fill(exists == 0, -torch.inf).softmax(-1)
     return temperature**2 * F.kl_div(log_student, teacher, reduction="none").sum(-1)
+
+
+def token_distillation(logits: Tensor, ids: Tensor, probabilities: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    """`distillation` at each place of a text, the mean over an example's own places: (B, S, V), 3 x (B, S, N) -> (B,).
+
+    Word-level distillation (Kim and Rush 2016, arXiv 1606.07947, section 3.1) along the right answer, truncated: of a
+    place only the teacher's N likeliest tokens are known, `ids`, and both distributions are taken among these, brought
+    to sum 1 after they are softened. What a student gives to other tokens is the label's loss alone to correct. Where
+    `mask` is 0 there is no such token; a place without any, padding among them, does not count.
+    """
+    known = mask.any(-1)  # (B, S)
+    exists = mask.where(known.unsqueeze(-1), 1).flatten(0, 1)
+    scores = logits.gather(-1, ids).flatten(0, 1)  # (B x S, N)
+    found = distillation(scores, probabilities.flatten(0, 1), temperature, exists)
+    return found.view(known.shape).masked_fill(~known, 0).sum(-1) / known.sum(-1).clamp(min=1)
 
 
 def word_norms(gradients: Tensor, owners: Tensor, words: int) -> Tensor:

@@ -23,6 +23,7 @@ from understudy.training.losses import (
     marks_cross_entropy,
     mixture,
     sequence_log_likelihood,
+    token_distillation,
     word_norms,
 )
 from understudy.training.recipes import Recipe
@@ -54,6 +55,11 @@ class Step:
 def _distribution(loss: Tensor, step: Step) -> Tensor:
     """Half of the label's loss gives way to the distance from the teacher's distribution."""
     found = step.batch["distribution"]
+    if "ids" in found:  # of an open answer's tokens
+        teacher = token_distillation(
+            step.outputs.logits, found["ids"], found["probabilities"], found["mask"], TEMPERATURE
+        )
+        return mixture(loss, teacher, TEACHER_SHARE, found["present"])
     scores = step.outputs.logits if step.outputs.logits.dim() == 2 else _candidate_scores(step)
     teacher = distillation(scores, found["probabilities"], TEMPERATURE, found["mask"])
     return mixture(loss, teacher, TEACHER_SHARE, found["present"])

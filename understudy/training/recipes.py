@@ -42,8 +42,9 @@ Architecture = str  # "seq2seq", "causal" or "classifier", as `models.load.archi
 Term = Literal["explanation", "tags", "gate", "input", "alignment", "distribution"]
 Signal = Literal["words", "scores", "text", "distribution", "labels"]
 Control = Literal["random_rationale", "shuffled_rationale"]
-Offer = Literal["rationale", "unlabelled"]
-"""What a data set may hold beside inputs and outputs: free-text rationales, and rows without an output."""
+Offer = Literal["rationale", "unlabelled", "tokens"]
+"""What there may be beside inputs and outputs: free-text rationales, rows without an output, and the teacher's
+probabilities of tokens, where the student cuts an answer into the same ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +53,9 @@ class Component:
 
     `terms` names, for each architecture that it trains, the loss term in the trainer; None where it has none of its
     own. `reads` is what it needs: the teacher's words, all its words' scores, its distribution over the candidate
-    answers, its labels of rows that have none, or the row's free-text rationale. `ordered`: the words are read or
-    written one after the other, so that their order could matter. `closed` components need candidate answers: a label
-    set, or choices on every row.
+    answers (on an open task over the tokens at each place of the answer), its labels of rows that have none, or the
+    row's free-text rationale. `ordered`: the words are read or written one after the other, so that their order could
+    matter.
     """
 
     name: str
@@ -63,7 +64,6 @@ class Component:
     says: str
     form: Form = "label"
     ordered: bool = False
-    closed: bool = False
 
     @property
     def is_rationale(self) -> bool:
@@ -126,8 +126,8 @@ COMPONENTS: tuple[Component, ...] = (
         name="logit_kd",
         reads="distribution",
         terms=dict.fromkeys(_ALL, "distribution"),
-        closed=True,
-        says="the student follows the teacher's probabilities of all candidate answers (Hinton et al. 2015)",
+        says="the student follows the teacher's probabilities of all candidate answers (Hinton et al. 2015), on an "
+        "open task of the tokens at each place of the answer (Kim and Rush 2016)",
     ),
     Component(
         name="teacher_labels",
@@ -240,14 +240,32 @@ def fits(recipe: Recipe, architecture: Architecture, task: TaskSpec, offers: Col
     for component in recipe.components:
         if architecture not in component.terms:
             return f"{component.name} trains {' or '.join(sorted(component.terms))} students, not {architecture}"
-        if component.closed and task.kind == "generation":
-            return f"{component.name} needs candidate answers (a label set or choices), and a generation task has none"
+        if component.reads == "distribution" and task.kind == "generation":
+            problem = _not_by_token(recipe, offers)
+            if problem:
+                return f"{component.name} {problem}"
         if component.reads == "text" and "rationale" not in offers:
             return f"{component.name} needs rows with a free-text 'rationale', and the training rows have none"
         if component.reads == "labels" and "unlabelled" not in offers:
             return f"{component.name} needs rows without an output, and there is no unlabelled_file"
     if recipe.variant == "shuffled_rationale" and architecture == "classifier" and "tags" in recipe.terms(architecture):
         return "a classifier marks words where they stand, and there is no order to shuffle"
+    return None
+
+
+def _not_by_token(recipe: Recipe, offers: Collection[Offer]) -> str | None:
+    """Why the teacher's probabilities of an open answer's tokens cannot be followed; None where they can."""
+    if recipe.form != "label":
+        assert recipe.rationale is not None
+        return (
+            "on an open task follows the tokens of the answer alone, and "
+            f"{recipe.rationale.name} writes it among other words"
+        )
+    if "tokens" not in offers:
+        return (
+            "on an open task follows the teacher's tokens, and the student does not cut the answers into the same "
+            "ones: both tokenizers must be of one family, as those of a student cut from the teacher are"
+        )
     return None
 
 

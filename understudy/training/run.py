@@ -175,6 +175,8 @@ def _offers(spec: TrainSpec, rows: Sequence[Row]) -> set[Offer]:
         offers.add("rationale")
     if spec.unlabelled:
         offers.add("unlabelled")
+    if any(row.attribution and row.attribution.token_probabilities for row in rows):
+        offers.add("tokens")
     return offers
 
 
@@ -223,7 +225,7 @@ def _result(
         device=str(trainer.args.device),
         instances=len(instances),
         without_words=_lacking(instances, recipe),
-        without_distribution=sum(not one.distribution for one in instances) if recipe.reads("distribution") else 0,
+        without_distribution=_untaught(instances, recipe),
         truncated=sum(one.label.truncated > 0 for one in instances),
         environment=_environment(trainer),
     )
@@ -240,6 +242,11 @@ def _lacking(instances: Sequence[Instance], recipe: Recipe) -> int:
     if recipe.rationale is None or recipe.form != "label":
         return 0
     return sum(not one.has_reasons for one in instances)
+
+
+def _untaught(instances: Sequence[Instance], recipe: Recipe) -> int:
+    """Rows without a distribution that the student can follow, where the recipe reads one."""
+    return sum(not (one.distribution or one.expected) for one in instances) if recipe.reads("distribution") else 0
 
 
 def _best(state: Any) -> dict[str, float]:

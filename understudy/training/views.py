@@ -12,7 +12,7 @@ import copy
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from understudy.attribution.rationale import top_words
@@ -28,6 +28,7 @@ __all__ = [
     "PREDICT",
     "Instance",
     "Map",
+    "Place",
     "Row",
     "Side",
     "build_instances",
@@ -75,12 +76,21 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Tokens of the student's vocabulary with the teacher's probabilities of them, all above 0; there may be none."""
+
+    ids: list[int]
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
 class Instance:
     """What one example trains. None stands for what the recipe does not read, or the annotation does not have.
 
     `marks` are 1 for a token of a reason, 0 for another token of the text, None for a token that is no part of it.
     `distribution` goes with `candidates`: for an encoder-decoder each one's target, for a decoder the whole text that
-    ends in it; a classifier has its classes.
+    ends in it; a classifier has its classes. `expected` is its like for an open answer: of each of the target's tokens
+    in order what the teacher expected there.
     """
 
     label: Side
@@ -90,6 +100,7 @@ class Instance:
     map: Map | None = None
     distribution: list[float] | None = None
     candidates: list[Side] | None = None
+    expected: list[Place] | None = None
 
     @property
     def has_reasons(self) -> bool:
@@ -154,7 +165,9 @@ def build_instances(adapter: Adapter, rows: Sequence[Row], recipe: Recipe, *, se
     explanations = _explanations(adapter, rows, texts) if "explanation" in terms else nothing
     inputs = _inputs(adapter, rows, texts) if "input" in terms else nothing
     maps = _maps(rows, labels, recipe, seed) if "alignment" in terms else nothing
-    taught = _Distributions(adapter, rows, recipe, words) if "distribution" in terms else None
+    by_token = "distribution" in terms and adapter.task.kind == "generation"
+    taught = _Distributions(adapter, rows, recipe, words) if "distribution" in terms and not by_token else None
+    expected = _expected(adapter, rows, labels) if by_token else nothing
     instances = [
         Instance(
             label=label,
@@ -164,6 +177,7 @@ def build_instances(adapter: Adapter, rows: Sequence[Row], recipe: Recipe, *, se
             map=maps[i],
             distribution=taught.probabilities(i) if taught else None,
             candidates=taught.candidates(i) if taught else None,
+            expected=expected[i],
         )
         for i, label in enumerate(labels)
     ]
@@ -181,10 +195,12 @@ def _check(
         missing = "reads the teacher's scores of the words, and no training row has any above 0"
     elif recipe.reads("text") and not any(texts):
         missing = "reads a free-text 'rationale', and no training row has any"
-    elif recipe.reads("distribution") and not any(one.distribution for one in instances):
+    elif recipe.reads("distribution") and not any(one.distribution or one.expected for one in instances):
         missing = (
-            "reads the teacher's probabilities of every candidate answer, and no training row has them: annotate with "
-            "the task's labels or choices"
+            "reads the teacher's probabilities of every candidate answer, or of the tokens of an open one, and no "
+            "training row has any that this student can use: annotate with the task's labels or choices; for an open "
+            "task with token_probabilities, and take a student whose tokenizer is of the teacher's family, such as one "
+            "cut from it"
         )
     if missing:
         raise InvalidRequest(f"{recipe.name} {missing}", param="recipe")
@@ -255,6 +271,24 @@ def _map(spans: Sequence[Span | None], words: Sequence[Word]) -> Map | None:
     scores = [max(0.0, word.score) for word in read]
     length = math.hypot(*scores)
     return Map(owners, [score / length for score in scores]) if length > 0 else None
+
+
+def _expected(adapter: Adapter, rows: Sequence[Row], labels: Sequence[Side]) -> list[list[Place] | None]:
+    """What the teacher expected at each token of each target; None where it cut that text into other tokens."""
+    vocabulary = adapter.tokenizer.get_vocab()
+    found: list[list[Place] | None] = []
+    for row, side in zip(rows, labels, strict=True):
+        said = (row.attribution.token_probabilities if row.attribution else None) or ()
+        target = [label for label in side.labels if label != IGNORE]
+        aligned = bool(said) and [vocabulary.get(one.token) for one in said] == target
+        found.append([_place(vocabulary, one.probabilities) for one in said] if aligned else None)
+    return found
+
+
+def _place(vocabulary: Mapping[str, int], probabilities: Mapping[str, float]) -> Place:
+    """The tokens that the student has too: a vocabulary that was trimmed lacks some."""
+    known = {vocabulary[piece]: value for piece, value in probabilities.items() if value > 0 and piece in vocabulary}
+    return Place(list(known), list(known.values()))
 
 
 class _Distributions:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -199,13 +200,23 @@ def attribution_request(job: Job, teacher: str, examples: Rows) -> AttributionRe
         AttributionExample(id=row.id, input=row.input, output=getattr(row, "output", None), choices=row.choices)
         for row in examples
     ]
+    changed: dict[str, Any] = {} if answered else {"target": "predicted"}
+    if not _by_token(job):
+        changed["token_probabilities"] = 0
     return AttributionRequest(
         model=teacher,
         examples=tuple(questions),
         labels=task.labels or None,
         template=task.template,
-        **asked.model_dump() | ({} if answered else {"target": "predicted"}),
+        **asked.model_dump() | changed,
     )
+
+
+def _by_token(job: Job) -> bool:
+    """Whether a recipe learns from the teacher's probabilities of the tokens of open answers."""
+    assert job.facts.task is not None
+    taught = any(parse_recipe(arm.name).reads("distribution") for arm in job.facts.arms)
+    return taught and job.facts.task.kind == "generation"
 
 
 def training_rows(context: Context, job: Job) -> list[Example]:

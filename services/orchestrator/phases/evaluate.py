@@ -107,6 +107,7 @@ def _arm(context: Context, trained: Trained) -> ArmResult:
         control_of=trained.arm.control_of,
         batch_size=trained.result.batch_size,
         without_words=trained.result.without_words,
+        without_distribution=trained.result.without_distribution,
         truncated=trained.result.truncated,
         size=trained.size,
         tokens=trained.result.tokens,

@@ -32,7 +32,8 @@ def measured(context: Context, job: Job, teacher: ModelInfo, scratch: Path, grip
     """The figures of the job's method and of random words; None where the teacher cannot give them."""
     method = job.distillation.attribution.method
     rows = _drawn(training_rows(context, job))
-    request = attribution_request(job, job.facts.teacher or teacher.id, rows).model_copy(update={"faithfulness": True})
+    request = attribution_request(job, job.facts.teacher or teacher.id, rows)
+    request = request.model_copy(update={"faithfulness": True, "token_probabilities": 0})
     chance = request.model_copy(update={"method": "random", "settings": {}})
     try:
         found = [_asked(context, job, teacher, one, scratch / one.method, grip) for one in (request, chance)]

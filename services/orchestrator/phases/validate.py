@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from services.orchestrator import stages
+from services.orchestrator import stages, vocabularies
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.estimate import expect
@@ -91,8 +91,8 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
     if answered := sum(row.answered for row in found.unlabelled):
         grip.event(_ignored(answered, len(found.unlabelled)))
     check_sizes(job, found)
-    architecture = _architecture(context, job, item, grip)
-    arms = arms_of(job, architecture, found)
+    architecture, shared = _architecture(context, job, found, item, grip)
+    arms = arms_of(job, architecture, found, shared)
     rows = found.rows
     dataset = _publish(context, item, found)
     grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected + rows.unlabelled] * 2)
@@ -228,15 +228,19 @@ def check_sizes(job: Job, found: Examined) -> None:
             )
 
 
-def _architecture(context: Context, job: Job, item: Item, grip: Grip) -> str:
-    """Which kind of student the job's model is; of one that exists a child is asked, because only torch can tell."""
+def _architecture(context: Context, job: Job, found: Examined, item: Item, grip: Grip) -> tuple[str, float | None]:
+    """Which kind of student the job's model is, and which share of an open task's answers it cuts as its teacher does.
+
+    Of models that exist a child is asked, because only torch can tell; None where it cannot.
+    """
     base = job.student_so_far
     if base.startswith(PREFIX):
-        return FAMILIES[parse_scratch(base).family]
+        return FAMILIES[parse_scratch(base).family], None
     spec = {"model": base, "artifacts": context.settings.artifact_root}
+    asked = vocabularies.question(job, found.task, found.splits["train"])
     out = context.settings.work / item.id
-    answer = run_child(stages.inspect, spec, out, emit=lambda _: None, check=grip.check)
-    return str(answer["architecture"])
+    answer = run_child(stages.inspect, {**spec, **asked}, out, emit=lambda _: None, check=grip.check)
+    return str(answer["architecture"]), answer["shared"]
 
 
 def _field(job: Job, split: Split) -> str:
@@ -244,28 +248,39 @@ def _field(job: Job, split: Split) -> str:
     return {"train": "training_file", "validation": "validation_file", "test": job.field("test_file")}[split]
 
 
-def arms_of(job: Job, architecture: str, found: Examined) -> tuple[Arm, ...]:
+def arms_of(job: Job, architecture: str, found: Examined, shared: float | None = None) -> tuple[Arm, ...]:
     """The arms that the job trains, or chooses from after a search.
 
-    Raises InvalidRequest where a recipe does not fit the student, the task or the rows.
+    `shared` is the share of an open task's answers that student and teacher cut into the same tokens, where that had to
+    be measured; None where the teacher was not at hand. Raises InvalidRequest where a recipe does not fit the student,
+    the task or the rows.
     """
     with told_as({"recipe": "method.distillation.recipe" if job.distils else "model", "student": "model"}):
-        planned = plan_arms(job.recipes, architecture, found.task, _offers(job, found))
+        planned = plan_arms(job.recipes, architecture, found.task, _offers(job, found, shared))
     return tuple(Arm(name=arm.name, candidate=arm.candidate, control_of=arm.control_of) for arm in planned)
 
 
-def _offers(job: Job, found: Examined) -> set[Offer]:
-    """What the rows hold beside inputs and outputs.
+def _offers(job: Job, found: Examined, shared: float | None) -> set[Offer]:
+    """What the rows hold beside inputs and outputs, and whether the teacher's tokens are the student's.
 
     A recipe that reads free-text rationales and was asked for needs one, also in the smallest training set. `auto`
-    takes such recipes where at least half of the rows have one: with few there is little that they could add.
+    takes such recipes where at least half of the rows have one: with few there is little that they could add. The same
+    goes for the tokens of an open task's answers; one that was asked for is tried where nobody could tell.
     """
     rows = found.splits["train"][: job.spec.max_train_rows]
     smallest = rows[: min(job.spec.sizes, default=len(rows))]
     reasons = [row.rationale is not None for row in rows]
     enough = sum(reasons) >= OFTEN * len(rows) if AUTO in job.recipes else any(reasons)
     offers: set[Offer] = {"rationale"} if enough and any(row.rationale is not None for row in smallest) else set()
-    return offers | ({"unlabelled"} if found.unlabelled else set())
+    if found.unlabelled:
+        offers.add("unlabelled")
+    if job.distils and found.task.kind == "generation":
+        fewer = bool(job.spec.sizes or job.spec.max_train_rows or job.spec.budget or found.unlabelled)
+        known = vocabularies.by_name(job, fewer_rows=fewer)
+        known = shared if known is None else known
+        if (known or 0.0) >= OFTEN or (AUTO not in job.recipes and known != 0.0):
+            offers.add("tokens")
+    return offers
 
 
 def _publish(context: Context, item: Item, found: Examined) -> str:

@@ -61,6 +61,7 @@ def key(info: dict[str, Any] | None = None, example: dict[str, Any] | None = Non
         {"target": "gold"},
         {"aggregation": "mean"},
         {"top_k": 3},
+        {"token_probabilities": 4},
         {"info": {"fingerprint": "1" * 16}},
         {"info": {"precision": "bfloat16"}},
     ],

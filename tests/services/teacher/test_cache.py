@@ -29,6 +29,7 @@ OTHER_OPTIONS: dict[str, dict[str, Any]] = {
     "aggregation": {"aggregation": "max"},
     "predict": {"predict": False, "target": "gold"},
     "faithfulness": {"faithfulness": True},
+    "token_probabilities": {"token_probabilities": 4},
 }
 OTHER_EXAMPLES: dict[str, dict[str, Any]] = {
     "input": {"input": "y"},

@@ -47,6 +47,8 @@ def cost(
         ({"method": "occlusion"}, False, 50),
         ({"faithfulness": True}, False, 140),
         ({"rows": True, "target": "gold"}, False, 60),
+        ({"token_probabilities": 16, "target": "gold"}, False, 20 + 10 + 4 * (1 + 8 * 16)),
+        ({"token_probabilities": 1}, False, 20 + 10 + 64 * (1 + 8)),
     ],
 )
 def test_every_option_that_multiplies_the_work_is_counted(options: dict[str, Any], contrast: bool, tokens: int) -> None:
