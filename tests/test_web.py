@@ -16,8 +16,8 @@ from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from prometheus_client.parser import text_string_to_metric_families
 
-from understudy.edge import Keys
 from understudy.errors import InvalidRequest, Overloaded, Unavailable
+from understudy.keys import Keys
 from understudy.schemas import AttributionRequest
 from understudy.web import make_app
 

@@ -6,29 +6,28 @@ An ASGI middleware around a whole application. Knows no route; what it refuses h
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.errors import InternalError, InvalidRequest, PayloadTooLarge, Unauthorized, UnderstudyError
+from understudy.browsers import refuse_foreign_pages
+from understudy.errors import InternalError, PayloadTooLarge, Unauthorized, UnderstudyError
+from understudy.keys import Guard
 from understudy.metrics import Metrics
 
-__all__ = ["HEALTH", "Edge", "Keys", "render"]
+__all__ = ["HEALTH", "Edge", "render"]
 
 log = structlog.get_logger()
 
 HEALTH = ("/livez", "/readyz")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CLIENT_LEFT = 499  # nginx's number for it; nobody is left to read it but the log and the metrics
 
 
@@ -39,6 +38,8 @@ def render(error: UnderstudyError) -> JSONResponse:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 429 and not error.retryable:
+        headers["x-should-retry"] = "false"  # OpenAI's clients try again at any other 429
     told = {name: _readable(value) for name, value in error.body()["error"].items()}
     return JSONResponse({"error": told}, status_code=error.status, headers=headers)
 
@@ -48,30 +49,9 @@ def _readable(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-class Keys:
-    """The API keys that open a service, each as it is or as `sha256:<hex>`. None at all opens it to everybody."""
-
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._digests = [_digest(key) for key in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    def check(self, authorization: str) -> None:
-        """Raise Unauthorized unless the header's value has one of the keys. Takes equally long for any wrong key."""
-        if not self._digests:
-            return
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthorized("this service needs an API key: send the header 'Authorization: Bearer <key>'")
-        given = hashlib.sha256(key.strip().encode("latin-1")).digest()
-        if not any(hmac.compare_digest(given, known) for known in self._digests):
-            raise Unauthorized("the API key is not one that this service knows")
-
-
 class Edge:
-    """Bounds the body, also where no Content-Length is sent; checks the key; gives each request an id, on its answer
-    and in the log; counts it; and, with `cancel`, ends the work of a request whose client has left.
+    """Bounds the body, also where no Content-Length is sent; has `guard` say who asks; gives each request an id, on
+    its answer and in the log; counts it; and, with `cancel`, ends the work of a request whose client has left.
 
     While the application's `state.draining` is true, every answer asks its client to connect anew, elsewhere.
     """
@@ -82,7 +62,7 @@ class Edge:
         *,
         max_body: int,
         max_body_at: Mapping[str, int],
-        keys: Keys,
+        guard: Guard,
         open_paths: Collection[str],
         metrics: Metrics,
         cancel: bool,
@@ -90,7 +70,7 @@ class Edge:
         self.app = _WhileConnected(app) if cancel else app
         self.max_body = max_body
         self.max_body_at = max_body_at
-        self.keys = keys
+        self.guard = guard
         self.open_paths = frozenset(open_paths)
         self.metrics = metrics
 
@@ -128,7 +108,7 @@ class Edge:
         """Pass a request on whose key is right, and no more of its body than it may have."""
         headers = dict(scope["headers"])
         if scope["path"] not in self.open_paths:
-            self.keys.check(headers.get(b"authorization", b"").decode("latin-1"))
+            await self._check_caller(scope)
         most = self.max_body_at.get(scope["path"], self.max_body)
         too_large = PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
         declared = headers.get(b"content-length", b"0")
@@ -145,6 +125,16 @@ class Edge:
             return message
 
         await self.app(scope, counted, send)
+
+    async def _check_caller(self, scope: Scope) -> None:
+        """Let nobody pass but whom the guard knows; routes find the caller in the request's state."""
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) > 1:  # what stands before us may have believed the other one
+            raise Unauthorized("there are several Authorization headers: send one")
+        caller = await self.guard.admit(scope, given[0].decode("latin-1") if given else None)
+        if not caller.id and scope["app"].state.this_machine_only:
+            refuse_foreign_pages(scope["method"], scope["headers"])
+        scope.setdefault("state", {})["caller"] = caller
 
     def _ended(self, scope: Scope, status: int, seconds: float) -> None:
         self.metrics.ended(scope["method"], getattr(scope.get("route"), "path", None), status, seconds)
@@ -225,12 +215,3 @@ def _told(error: Exception, scope: Scope) -> UnderstudyError:
         return error
     log.error("defect", path=scope["path"], exc_info=error)
     return InternalError("an unexpected error occurred: the service's log has it under this request's id")
-
-
-def _digest(key: str) -> bytes:
-    if not key.startswith("sha256:"):
-        return hashlib.sha256(key.encode()).digest()
-    digits = key.removeprefix("sha256:").lower()
-    if not _DIGEST.fullmatch(digits):
-        raise InvalidRequest("an API key that begins with 'sha256:' has 64 hex digits behind it", param="api_keys")
-    return bytes.fromhex(digits)

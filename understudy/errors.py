@@ -11,6 +11,10 @@ the wire catches the same names.
     │   ├── KeyReused           an idempotency key that came with another request before
     │   └── UnsupportedContent
     ├── Unauthorized            no API key, or one that is not known here
+    ├── Forbidden               whoever asks may not do this
+    │   └── MissingScope        the key is for less than this
+    ├── QuotaExceeded           the key has used up what it may; waiting does not help
+    │   └── RateLimited         waiting helps, until `retry_after` where that is known
     ├── NotFound
     │   ├── ModelNotFound
     │   └── ArtifactNotFound
@@ -38,15 +42,19 @@ __all__ = [
     "BudgetExhausted",
     "Conflict",
     "DeadlineExceeded",
+    "Forbidden",
     "InternalError",
     "InvalidRequest",
     "KeyReused",
     "LeaseLost",
+    "MissingScope",
     "ModelError",
     "ModelNotFound",
     "NotFound",
     "Overloaded",
     "PayloadTooLarge",
+    "QuotaExceeded",
+    "RateLimited",
     "StageFailed",
     "Unauthorized",
     "Unavailable",
@@ -113,6 +121,27 @@ class Unauthorized(UnderstudyError):
     status = 401
     code = "unauthorized"
     type = "invalid_request_error"
+
+
+class Forbidden(UnderstudyError):
+    status = 403
+    code = "forbidden"
+    type = "invalid_request_error"
+
+
+class MissingScope(Forbidden):
+    code = "missing_scope"
+
+
+class QuotaExceeded(UnderstudyError):
+    status = 429
+    code = "insufficient_quota"
+    type = "insufficient_quota"
+
+
+class RateLimited(QuotaExceeded):
+    code = "rate_limit_exceeded"
+    type = "requests"
 
 
 class NotFound(UnderstudyError):

@@ -21,19 +21,24 @@ from fastapi import FastAPI
 from understudy.errors import InvalidRequest
 from understudy.logs import configure
 
-__all__ = ["refuse_open_door", "serve"]
+__all__ = ["is_loopback", "refuse_open_door", "serve"]
 
 log = structlog.get_logger()
 
 _LAST_CALL = 0.3  # seconds in which what has connected already may still send its request
 
 
-def serve(service: str, app: FastAPI, host: str, port: int, *, drain_seconds: float = 0.0) -> None:
+def serve(
+    service: str, app: FastAPI, host: str, port: int, *, drain_seconds: float = 0.0, allow_anonymous: bool = False
+) -> None:
     """Answer requests until a signal comes, with the logs of all libraries in our one shape.
 
-    After SIGTERM `drain_seconds` more pass in which every request is answered and every connection then closed.
+    After SIGTERM `drain_seconds` more pass in which every request is answered and every connection then closed. Where
+    `host` is this machine's own and no key is needed, pages from elsewhere are refused (see `browsers`), unless
+    `allow_anonymous`: somebody has opened it on purpose.
     """
     configure(service)
+    app.state.this_machine_only = is_loopback(host) and not allow_anonymous
     # The libraries' half a million objects never go away: walking them at each full collection would stop requests
     # for a third of a second.
     gc.collect()
@@ -41,15 +46,27 @@ def serve(service: str, app: FastAPI, host: str, port: int, *, drain_seconds: fl
     _Server(uvicorn.Config(app, host=host, port=port, log_config=None), app, drain_seconds).run()
 
 
-def refuse_open_door(host: str, *, guarded: bool, setting: str) -> None:
-    """Raise InvalidRequest for an address that other machines reach where nothing guards it."""
-    if guarded or _is_loopback(host):
+def refuse_open_door(host: str, *, guarded: bool, setting: str, make_key: str = "") -> None:
+    """Raise InvalidRequest for an address that other machines reach where nothing guards it.
+
+    `setting` is how the service's settings begin; `make_key` is the command that makes a key, where there is one.
+    """
+    if guarded or is_loopback(host):
         return
+    first = f"make one (`{make_key}`) or set" if make_key else "set"
     raise InvalidRequest(
-        f"host is '{host}', which other machines reach, and no API key is set: set {setting}_API_KEYS, or "
-        f"{setting}_ALLOW_ANONYMOUS=true where anybody who reaches it may use it",
+        f"host is '{host}', which other machines reach, and there is no API key: {first} {setting}_API_KEYS, or listen "
+        f"on 127.0.0.1, or set {setting}_ALLOW_ANONYMOUS=true where anybody who reaches it may use it",
         param="host",
     )
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine itself reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Server(uvicorn.Server):
@@ -82,10 +99,3 @@ class _Server(uvicorn.Server):
             server.close()
         await asyncio.sleep(_LAST_CALL)
         await super().shutdown(sockets)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -16,8 +16,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
-from understudy.edge import HEALTH, Edge, Keys, render
+from understudy.edge import HEALTH, Edge, render
 from understudy.errors import InvalidRequest, NotFound, Unavailable, UnderstudyError, UnsupportedContent
+from understudy.keys import Guard, Keys
 from understudy.metrics import Metrics
 from understudy.schemas import ErrorBody
 
@@ -35,6 +36,7 @@ _ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "A field is wrong; `error.param` names it",
         401: "The API key is missing or not known here",
+        403: "The API key may not do this",
         404: "No such thing",
         413: "The body is too large",
         415: "The content type is not read here",
@@ -53,6 +55,7 @@ def make_app(
     max_body: int,
     max_body_at: Mapping[str, int] | None = None,
     api_keys: Iterable[str] = (),
+    guard: Guard | None = None,
     open_paths: Collection[str] = (),
     metrics: Metrics | None = None,
     cancel: bool = False,
@@ -60,11 +63,12 @@ def make_app(
     """A FastAPI application with health routes, metrics and the one error shape.
 
     `max_body` is in bytes; `max_body_at` has other bounds for some paths, such as where files are uploaded. With
-    `api_keys` every path needs one of them but health, metrics and the `open_paths`. `cancel` ends the work on a
-    request whose client has left: for services whose work changes nothing.
+    `api_keys` every path needs one of them but health, metrics and the `open_paths`; a `guard` decides in their place.
+    `cancel` ends the work on a request whose client has left: for services whose work changes nothing.
     """
     app = FastAPI(title=title, description=description, lifespan=lifespan, responses=_ERROR_ANSWERS)
     app.state.draining = False
+    app.state.this_machine_only = False  # whoever binds it to an address knows better: see `server`
     counted = metrics or Metrics()
     app.add_exception_handler(UnderstudyError, _answer_understudy)
     app.add_exception_handler(RequestValidationError, _answer_validation)
@@ -73,7 +77,7 @@ def make_app(
         Edge,
         max_body=max_body,
         max_body_at=max_body_at or {},
-        keys=Keys(api_keys),
+        guard=guard or Keys(api_keys),
         open_paths=(*HEALTH, METRICS, *open_paths),
         metrics=counted,
         cancel=cancel,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from services.student.settings import PREFIX, Settings
-from understudy.edge import Keys
 from understudy.errors import InvalidRequest
+from understudy.keys import Keys
 from understudy.server import refuse_open_door, serve
 
 
@@ -19,7 +19,14 @@ def main() -> None:
         sys.exit(f"the student does not start: {error}")
     from services.student.app import create_app  # torch takes seconds, and a mistake must not
 
-    serve("student", create_app(settings), settings.host, settings.port, drain_seconds=settings.drain_seconds)
+    serve(
+        "student",
+        create_app(settings),
+        settings.host,
+        settings.port,
+        drain_seconds=settings.drain_seconds,
+        allow_anonymous=settings.allow_anonymous,
+    )
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from services.teacher.settings import PREFIX, Settings
-from understudy.edge import Keys
 from understudy.errors import InvalidRequest
+from understudy.keys import Keys
 from understudy.server import refuse_open_door, serve
 
 
@@ -24,7 +24,14 @@ def main() -> None:
         pick_device(settings.device)
     except InvalidRequest as error:
         sys.exit(f"the teacher does not start: {error}")
-    serve("teacher", create_app(settings), settings.host, settings.port, drain_seconds=settings.drain_seconds)
+    serve(
+        "teacher",
+        create_app(settings),
+        settings.host,
+        settings.port,
+        drain_seconds=settings.drain_seconds,
+        allow_anonymous=settings.allow_anonymous,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""Keeping pages of other sites out of a service that needs no key because it listens on this machine only.
+
+A browser on this machine runs strangers' pages, and they reach 127.0.0.1 in two ways. A page's own name can be pointed
+at 127.0.0.1 after it was loaded (DNS rebinding); the request then has the stranger's name in `Host`. And any page may
+post a form (CSRF); a browser then says in `Origin` whose page it was. A host that is an address cannot be rebound, so
+probes by address pass; a request without these headers is of no browser.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from understudy.errors import Forbidden
+
+__all__ = ["refuse_foreign_pages"]
+
+_WAY_OUT = "give the service API keys, or set its ..._ALLOW_ANONYMOUS=true where pages of other sites may use it"
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+def refuse_foreign_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raise Forbidden for a request under a name that is not this machine's, or one that another site's page makes."""
+    given = {name: value.decode("latin-1") for name, value in headers}
+    host = given.get(b"host", "")
+    if host and not _is_this_machine(host):
+        raise Forbidden(
+            f"'{host[:100]}' is not a name of this machine: ask for localhost or an address; else {_WAY_OUT}",
+            param="Host",
+        )
+    origin = given.get(b"origin")
+    if method not in _SAFE and origin is not None and _host_of(origin) != host.lower():
+        raise Forbidden(f"a page of '{origin[:100]}' may not do this: {_WAY_OUT}", param="Origin")
+
+
+def _is_this_machine(host: str) -> bool:
+    """An address, `localhost`, or a name below it, with or without a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _host_of(origin: str) -> str:
+    """The host and port of an origin as `Host` has them; empty for `null`."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
