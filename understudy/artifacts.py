@@ -15,7 +15,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -189,15 +190,15 @@ class ArtifactStore:
         found = (str(path).rsplit("/", 2)[-2] for path in self.fs.glob(f"{self.root}/{kind}-*/{_MANIFEST}"))
         return sorted((self.get(name) for name in found if _ID.fullmatch(name)), key=lambda a: (a.created_at, a.id))
 
-    def half_written(self) -> dict[str, list[Path]]:
+    def half_written(self) -> dict[str, Sequence[Path]]:
         """What is being written by those that `published_for` named, or was by one that is gone, by their names."""
-        found: dict[str, list[Path]] = {}
+        found: defaultdict[str, Any] = defaultdict(list)
         if self._local and Path(self.root).is_dir():
             for entry in os.scandir(self.root):
                 parts = entry.name.split(".")
                 if entry.name.endswith(_PART) and len(parts) == 4:
-                    found.setdefault(parts[1], []).append(Path(entry.path))
-        return found
+                    found[parts[1]].append(Path(entry.path))
+        return dict(found)
 
     def _publish_at_once(self, artifact: Artifact, folder: Path) -> None:
         """Fill a folder aside and rename it: an error on the way, as of a full disk, takes no room that stays taken."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import httpx
 
-from services.orchestrator.database import Database
+from services.orchestrator.database import BUSY_SECONDS, Database
 from services.orchestrator.flow import Flow
 from services.orchestrator.idempotency import Idempotency
 from services.orchestrator.jobs import Event, Item, Queue
@@ -52,12 +52,13 @@ class Context:
         *,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         """Connect, and create what is not there yet. `transport` replaces the network to the teachers."""
         self.settings = settings
         self.send = send
         self.clock = clock
-        self.database = Database(settings.database)
+        self.database = Database(settings.database, busy_seconds)
         prepare(self.database)
         self.artifacts = ArtifactStore(settings.artifact_root)
         self.teachers = Teachers(settings, transport)

@@ -31,23 +31,26 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from understudy.errors import Unavailable
+from services.orchestrator.away import is_away, told
 
 __all__ = [
+    "BUSY_SECONDS",
     "Database",
+    "api_keys",
     "events",
     "files",
     "idempotency_keys",
     "installation",
     "jobs",
+    "made_by_keys",
     "metadata",
     "rationales",
     "work_items",
 ]
 
-BUSY_SECONDS = 30  # how long a writer on SQLite waits for another
+BUSY_SECONDS = 30.0  # how long a writer on SQLite waits for another
 
 metadata = MetaData()
 # SQLite numbers rows only in an INTEGER primary key; PostgreSQL gets the wide one.
@@ -134,6 +137,34 @@ idempotency_keys = Table(
     Column("body", String),
 )
 
+# `digest` is the SHA-256 of a key in hexadecimal digits; the key itself is nowhere. A row is never removed.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("hint", String(16), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("scope", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("last_used_at", Double),
+    Column("max_active_jobs", Integer),
+    Column("max_jobs_per_day", Integer),
+    Column("max_stored_bytes", BigInteger),
+)
+
+made_by_keys = Table(
+    "made_by_keys",
+    metadata,
+    Column("object_id", String(64), primary_key=True),  # of a job or a file
+    Column("key_id", String(64), ForeignKey("api_keys.id"), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("made_at", Double, nullable=False),
+    Index("made_by_keys_in_order", "key_id", "kind", "made_at"),
+)
+
 installation = Table(
     "installation",
     metadata,
@@ -155,12 +186,14 @@ rationales = Table(
 class Database:
     """`with database.read() as sql:` or `with database.write() as sql:` is one transaction, committed at the end."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, busy_seconds: float = BUSY_SECONDS) -> None:
+        """`busy_seconds` is how long a statement waits for another process's lock before it fails."""
+        self._busy_seconds = busy_seconds
         self._engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
         if self._engine.dialect.name == "sqlite":
             if (path := make_url(url).database) and path != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
-            event.listen(self._engine, "connect", _configure_sqlite)
+            event.listen(self._engine, "connect", self._configure_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         self._writer = self._engine.execution_options(writes=True)
 
@@ -194,19 +227,20 @@ class Database:
         try:
             with self.read() as sql:
                 sql.execute(select(1))
-        except DBAPIError as error:
-            raise Unavailable(f"the database does not answer: {error.orig}") from error
+        except SQLAlchemyError as error:
+            if is_away(error):
+                raise told(error) from error
+            raise
 
     def close(self) -> None:
         self._engine.dispose()
 
-
-def _configure_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver begins no transaction of its own: _begin_sqlite does
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")  # with WAL safe against crashes of ours; see "synchronous"
-    connection.execute("PRAGMA foreign_keys = ON")
+    def _configure_sqlite(self, connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transaction of its own: _begin_sqlite does
+        connection.execute(f"PRAGMA busy_timeout = {round(self._busy_seconds * 1000)}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # with WAL safe against crashes of ours; see "synchronous"
+        connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _begin_sqlite(sql: Connection) -> None:

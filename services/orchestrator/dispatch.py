@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
+from services.orchestrator.away import is_away
 from services.orchestrator.context import Context
 from services.orchestrator.jobs import Event, JobError, Phase, Queue
 from services.orchestrator.pipeline import finish
 from understudy.errors import InternalError, Unavailable
 
-__all__ = ["Sweeper", "dispatch", "sweep"]
+__all__ = ["Sweeper", "dispatch", "sweep", "tidy_store"]
 
 log = structlog.get_logger()
 
@@ -36,6 +38,14 @@ def sweep(context: Context) -> None:
     _tidy(context)
 
 
+def tidy_store(context: Context) -> None:
+    """Remove what items that have ended had half-written in the store when their workers were killed."""
+    aside = context.artifacts.half_written()
+    for item_id in context.flow.ended(list(aside)[:TIDY_AT_ONCE]):
+        for folder in aside[item_id]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _tidy(context: Context) -> None:
     """Remove the folders of items that have ended without a worker that could: it was killed, or the job cancelled."""
     if not context.settings.work.is_dir():
@@ -49,7 +59,7 @@ def _finish(context: Context, job_id: str, phase: Phase) -> None:
     """Move a job on; a defect that shows up there fails this job, or it would stand in the way of all others."""
     try:
         finish(context, job_id, phase)
-    except DBAPIError:
+    except SQLAlchemyError:
         raise  # the next round tries again
     except Exception as error:
         log.exception("defect", job_id=job_id, phase=phase)
@@ -96,10 +106,17 @@ class Sweeper:
         self._thread.join()
 
     def _run(self) -> None:
+        tidied = 0.0
         while not self._stop:
             self._wake.clear()
             try:
                 sweep(self._context)
-            except Exception:  # the database may be away for a moment; the next round finds all as it was
-                log.exception("sweep_failed")
+                if time.monotonic() - tidied > self._context.settings.lease_seconds:  # listing a large store is slow
+                    tidy_store(self._context)
+                    tidied = time.monotonic()
+            except Exception as error:  # the next round finds all as it was
+                if is_away(error):
+                    log.warning("sweep_failed", error=str(error)[:300])
+                else:
+                    log.exception("sweep_failed")
             self._wake.wait(self._context.settings.sweep_seconds)

@@ -5,7 +5,6 @@ Knows no phase's work, which `pipeline` lists, and no broker.
 
 from __future__ import annotations
 
-import errno
 import random
 import shutil
 import threading
@@ -15,19 +14,19 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
+from services.orchestrator.away import is_away, no_space
 from services.orchestrator.context import Context
-from services.orchestrator.jobs import ENDED, Event, Item, JobError
+from services.orchestrator.jobs import Event, Item, JobError
 from services.orchestrator.pipeline import STAGES
-from understudy.errors import InternalError, LeaseLost, Unavailable, UnderstudyError
+from understudy.artifacts import published_for
+from understudy.errors import InternalError, LeaseLost, UnderstudyError
 
 __all__ = ["Hold", "WorkerStops", "execute"]
 
 log = structlog.get_logger()
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-FULL_PAUSE = 5.0  # seconds more than after another fault: room is made by people, or by an alarm
 INSIST_SECONDS = 0.2
 
 
@@ -37,10 +36,13 @@ class WorkerStops(Exception):
 
 def execute(context: Context, item_id: str, worker: str, stopping: threading.Event) -> bool:
     """Claim, run and record one item; False when there was nothing to claim, as when a message came twice."""
-    item = context.leases.claim(item_id, worker)
+    item = _claim(context, item_id, worker, stopping)
     if item is None:
         return False
-    with structlog.contextvars.bound_contextvars(job_id=item.job_id, item=item.id, phase=item.phase, index=item.index):
+    with (
+        published_for(item.id),
+        structlog.contextvars.bound_contextvars(job_id=item.job_id, item=item.id, phase=item.phase, index=item.index),
+    ):
         log.info("item_claimed", attempt=item.attempts, worker=worker)
         started = time.monotonic()
         outcome = _run(context, item, stopping)
@@ -48,13 +50,21 @@ def execute(context: Context, item_id: str, worker: str, stopping: threading.Eve
     return True
 
 
+def _claim(context: Context, item_id: str, worker: str, stopping: threading.Event) -> Item | None:
+    """Claim an item, however long the database is away: its message is here, and another is sent only much later."""
+    while True:
+        try:
+            return context.leases.claim(item_id, worker)
+        except SQLAlchemyError as error:
+            if not is_away(error) or stopping.wait(INSIST_SECONDS):
+                raise
+            log.warning("claim_failed", item=item_id, error=str(error)[:300])
+
+
 def _run(context: Context, item: Item, stopping: threading.Event) -> str:
     try:
         with Hold(context, item, stopping) as hold:
-            result = STAGES[item.phase].run(context, context.jobs.get(item.job_id), item, hold)
-            answer = result.model_dump(mode="json")
-            hold.insist(lambda: context.leases.complete(item, answer, hold.total))
-        outcome = "done"
+            outcome = _work(context, item, hold)
     except LeaseLost:
         outcome = "lost"
     except WorkerStops:
@@ -63,11 +73,26 @@ def _run(context: Context, item: Item, stopping: threading.Event) -> str:
         outcome = _fail(context, item, error)
     except Exception as error:  # a defect, or the machine: recorded by type, logged whole, and tried again
         log.exception("defect")
-        outcome = _fail(context, item, _full(error) or _defect(item, error), retryable=True)
-    if outcome in ("done", "failed") or (outcome == "lost" and context.jobs.get(item.job_id).status in ENDED):
-        # Never else: the item was paused, or waits for another attempt, or somebody works in that folder now.
+        outcome = _fail(context, item, no_space(error) or _defect(item, error), retryable=True)
+    if outcome in ("done", "failed"):
+        # Never else: the item waits for another attempt, or somebody works in that folder now. Sweeps remove the rest.
         shutil.rmtree(context.settings.work / item.id, ignore_errors=True)
     return outcome
+
+
+def _work(context: Context, item: Item, hold: Hold) -> str:
+    """Do the work and record its answer; where the database goes away in between, give the item back untouched."""
+    try:
+        result = STAGES[item.phase].run(context, context.jobs.get(item.job_id), item, hold)
+    except SQLAlchemyError as error:
+        if not is_away(error):
+            raise
+        log.warning("database_away", error=str(error)[:300])
+        hold.insist(lambda: context.leases.release(item))
+        return "released"
+    answer = result.model_dump(mode="json")
+    hold.insist(lambda: context.leases.complete(item, answer, hold.total))
+    return "done"
 
 
 def _release(context: Context, item: Item) -> str:
@@ -75,6 +100,10 @@ def _release(context: Context, item: Item) -> str:
         context.leases.release(item)
     except LeaseLost:
         return "lost"
+    except SQLAlchemyError as error:
+        if not is_away(error):
+            raise
+        return "lost"  # its lease runs out, and a sweep takes it back: this worker has no time to wait
     return "released"
 
 
@@ -83,19 +112,20 @@ def _fail(context: Context, item: Item, error: UnderstudyError, *, retryable: bo
     pause = (error.retry_after or 0) + base * random.uniform(0.5, 1.5)
     again = error.retryable if retryable is None else retryable
     log.warning("item_failed", code=error.code, message=error.message, attempt=item.attempts)
-    try:
-        retried = context.leases.fail(item, JobError.of(error), retryable=again, pause=pause)
-    except LeaseLost:
-        return "lost"
-    return "retried" if retried else "failed"
-
-
-def _full(error: Exception) -> UnderstudyError | None:
-    """A disk without space, told as what it is: nothing is wrong with the work, and room can be made."""
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        where = f" ({error.filename})" if error.filename else ""
-        return Unavailable(f"no space is left{where}: free some, and the work is tried again", retry_after=FULL_PAUSE)
-    return None
+    fault, until = JobError.of(error), time.monotonic() + context.settings.lease_seconds
+    while True:
+        try:
+            retried = context.leases.fail(item, fault, retryable=again, pause=pause)
+        except LeaseLost:
+            return "lost"
+        except SQLAlchemyError as away:
+            if not is_away(away):
+                raise
+            if time.monotonic() > until:
+                return "lost"  # nobody extends its lease any more: a sweep takes it back
+            time.sleep(INSIST_SECONDS)
+        else:
+            return "retried" if retried else "failed"
 
 
 def _defect(item: Item, error: Exception) -> UnderstudyError:
@@ -148,7 +178,9 @@ class Hold:
         while True:
             try:
                 return write()
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
+                if not is_away(error):
+                    raise
                 log.warning("write_failed", item=self._item.id, error=str(error)[:300])
                 self.check()
                 time.sleep(INSIST_SECONDS)
@@ -163,7 +195,7 @@ class Hold:
             self._last = time.monotonic()
         except LeaseLost:
             self._lost.set()
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             log.warning("heartbeat_failed", item=self._item.id, error=str(error)[:300])
             if time.monotonic() - self._last > self._context.settings.lease_seconds:
                 self._lost.set()  # by now somebody else may have it, and we cannot find out

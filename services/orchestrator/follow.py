@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import anyio
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from services.orchestrator.away import is_away
 from services.orchestrator.context import Context
 from services.orchestrator.jobs import ENDED
 from services.orchestrator.store import StoredEvent
@@ -70,7 +72,14 @@ class Followers:
             yield format_sse_event(retry=RECONNECT_MS)
             said, spoke = "", time.monotonic()
             while not self._stopping():
-                look = await run_in_threadpool(self._look, job_id, seen)
+                try:
+                    look = await run_in_threadpool(self._look, job_id, seen)
+                except SQLAlchemyError as error:
+                    if not is_away(error):
+                        raise
+                    yield KEEPALIVE_COMMENT  # the stream outlives a database that is away for a while
+                    await anyio.sleep(POLL_SECONDS)
+                    continue
                 for stored in look.events:
                     yield _message(event_object(stored), id=stored.id)
                     seen = stored.seq

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, or_, select, update
+from sqlalchemy.exc import DBAPIError
 
 from services.orchestrator.database import Database, jobs, work_items
 from services.orchestrator.jobs import ACTIVE, Event, Item, JobError
@@ -53,8 +55,9 @@ class Leases:
             row = sql.execute(claim).one_or_none()
         if row is None:
             return None
-        # In a transaction of its own: whoever cancels locks the job first and its items then, never the other way.
-        with self._database.write() as sql:
+        # In a transaction of its own: whoever cancels locks the job first and its items then, never the other way. The
+        # claim holds whether or not the database is there for this as well: the end of the phase says it again.
+        with suppress(DBAPIError), self._database.write() as sql:
             started = update(jobs).where(jobs.c.id == row.job_id, jobs.c.status == "queued").values(status="running")
             sql.execute(started)
         return item_of(row)

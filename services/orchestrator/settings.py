@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(default=1.0, gt=0)
     visibility_timeout: int = Field(default=3600, ge=10)
     """When Redis itself hands out an unacknowledged message again. Leases make a second copy harmless."""
+    database_patience: float = Field(default=10.0, gt=0)
+    """How long a request waits for another process's lock on SQLite before it is answered 503. Workers wait longer."""
 
     threads_per_child: int = Field(default=1, ge=1)
     child_grace: float = Field(default=5.0, ge=0)

@@ -18,7 +18,9 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 from celery.platforms import SecurityWarning
+from sqlalchemy.exc import SQLAlchemyError
 
+from services.orchestrator.away import is_away
 from services.orchestrator.broker import TASK, create_celery, sender
 from services.orchestrator.child import warm
 from services.orchestrator.context import Context
@@ -42,8 +44,14 @@ def create_worker(settings: Settings) -> tuple[Celery, Context]:
 
     @app.task(name=TASK)
     def run_item(item_id: str) -> None:
-        if execute(context, item_id, name, stopping):
+        if not execute(context, item_id, name, stopping):
+            return
+        try:
             sweep(context)
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                raise
+            log.warning("sweep_failed", error=str(error)[:300])  # the sweeper's next round does it
 
     def stop(**_: Any) -> None:
         stopping.set()  # items that run go back as they were, and their threads end

@@ -103,7 +103,7 @@ def test_a_message_that_comes_twice_is_worked_on_once(stand: Stand, rows: str) -
 @pytest.mark.slow
 def test_cancelling_ends_the_trainings_that_run_side_by_side(stand: Stand, rows: str) -> None:
     worker = stand.trainer()
-    job = stand.submit(rows, recipe="rationale_gate", hyperparameters={"max_steps": 1_000_000})
+    job = stand.submit(rows, recipe="rationale_gate", hyperparameters={"n_epochs": 1000})
     children = wait(lambda: len(found := training_children(worker)) == 2 and found)
     wait(lambda: any("step" in message for message in stand.messages(job)))
     stand.context.flow.end(job.id, "cancelled", Event(message="Job cancelled"))
@@ -116,7 +116,7 @@ def test_cancelling_ends_the_trainings_that_run_side_by_side(stand: Stand, rows:
 @pytest.mark.slow
 def test_a_worker_told_to_end_gives_its_training_back_and_the_next_goes_on_with_it(stand: Stand, rows: str) -> None:
     worker = stand.trainer()
-    job = stand.submit(rows, recipe="finetune", hyperparameters={"max_steps": 1_000_000})
+    job = stand.submit(rows, recipe="finetune", hyperparameters={"n_epochs": 1000})
     wait(lambda: list(stand.settings.work.glob("*/checkpoints/checkpoint-*/trainer_state.json")))
     children = training_children(worker)
     worker.terminate()
