@@ -30,6 +30,7 @@ from understudy.schemas import (
     PredictionRequest,
     PredictionResponse,
     TaskSpec,
+    TokenProbabilities,
     Word,
 )
 
@@ -207,7 +208,15 @@ def _fake(i: int, example: AttributionExample, request: AttributionRequest) -> A
         explained=explained,
         words=words,
         rationale=top_words(words, request.top_k),
+        token_probabilities=_fake_tokens(explained) if request.token_probabilities else None,
         tokens=len(words) + 1,
+    )
+
+
+def _fake_tokens(answer: str) -> tuple[TokenProbabilities, ...]:
+    """As a model whose tokens are words, and which is rather sure of each."""
+    return tuple(
+        TokenProbabilities(token=word, probabilities={word: 0.9}, rest=0.1) for word in [*answer.split(), "</s>"]
     )
 
 

@@ -78,6 +78,22 @@ async def test_lines_and_whole_are_the_same_results(serve: Serve) -> None:
     ]
 
 
+async def test_tokens_are_told_of_a_model_that_writes_and_no_more_than_one_may_ask_for(serve: Serve) -> None:
+    body = {"examples": [{"input": SENTENCES[0], "output": "rain and rain"}], "target": "gold", "model": "writer"}
+    async with serve() as client:
+        found = (await client.post("/v1/attributions", json=body | {"token_probabilities": 3})).json()["results"][0]
+        many = await client.post("/v1/attributions", json=body | {"token_probabilities": 65})
+        long = body | {"examples": [{"input": "a", "output": "b" * 99_000}] * 20, "token_probabilities": 64}
+        bounded = await client.post("/v1/attributions", json=long)
+        classified = body | {"model": "classifier", "examples": [{"input": "a", "output": LABELS[0]}]}
+        refused = await client.post("/v1/attributions", json=classified | {"token_probabilities": 3})
+    assert found["token_probabilities"][-1]["token"] == "</s>"
+    assert all(len(place["probabilities"]) == 3 for place in found["token_probabilities"])
+    for answer, status in ((many, 400), (bounded, 413), (refused, 400)):
+        assert answer.status_code == status, answer.text
+    assert many.json()["error"]["param"] == refused.json()["error"]["param"] == "token_probabilities"
+
+
 async def test_a_wrong_request_for_lines_is_an_error_as_any_other(serve: Serve) -> None:
     async with serve() as client:
         answer = await client.post("/v1/attributions", json=BODY | {"method": "salience"}, headers=LINES)
