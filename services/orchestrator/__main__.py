@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+import sys
+
 from services.orchestrator.app import create_app
-from services.orchestrator.settings import Settings
-from understudy.server import serve
+from services.orchestrator.database import Database
+from services.orchestrator.keys import KeyStore
+from services.orchestrator.migrate import prepare
+from services.orchestrator.settings import PREFIX, Settings
+from understudy.errors import UnderstudyError
+from understudy.keys import Keys
+from understudy.server import is_loopback, refuse_open_door, serve
+
+
+def main() -> None:
+    settings = Settings()
+    try:
+        guarded = settings.allow_anonymous or bool(Keys(settings.keys))
+        guarded = guarded or is_loopback(settings.host) or _has_keys(settings)
+        make_key = "understudy keys create NAME --scope submit"
+        refuse_open_door(settings.host, guarded=guarded, setting=PREFIX, make_key=make_key)
+    except (UnderstudyError, OSError) as error:
+        sys.exit(f"the orchestrator does not start: {error}")
+    serve(
+        "orchestrator",
+        create_app(settings),
+        settings.host,
+        settings.port,
+        drain_seconds=settings.drain_seconds,
+        allow_anonymous=settings.allow_anonymous,
+    )
+
+
+def _has_keys(settings: Settings) -> bool:
+    """Whether a key of the database opens the service now."""
+    database = Database(settings.database)
+    try:
+        prepare(database)
+        return KeyStore(database).any_open()
+    finally:
+        database.close()
+
 
 if __name__ == "__main__":
-    settings = Settings()
-    serve("orchestrator", create_app(settings), settings.host, settings.port)
+    main()

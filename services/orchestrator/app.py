@@ -9,11 +9,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
+from services.orchestrator.access import Door, check_scopes
 from services.orchestrator.broker import create_celery, sender
 from services.orchestrator.context import Context, Send
 from services.orchestrator.dispatch import Sweeper
 from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
+from services.orchestrator.keys import KeyStore
 from services.orchestrator.routes import files, jobs, models, versions
 from services.orchestrator.routes.away import answer_while_away
 from services.orchestrator.routes.state import State
@@ -38,6 +40,7 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         sweeper.start()
         yield {
             "context": context,
+            "keys": KeyStore(context.database, context.clock),
             "sweeper": sweeper,
             "followers": Followers(context, stopping=lambda: bool(app.state.draining)),
             "dry_run": DryRun(context, stopping=lambda: bool(app.state.draining)),
@@ -45,6 +48,8 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         await run_in_threadpool(sweeper.stop)
         context.close()
 
+    routers = [module.router for module in (files, jobs, models, versions)]
+    check_scopes(routers)
     app = make_app(
         "Understudy orchestrator",
         description="OpenAI's Files and Fine-tuning wire format for distillation jobs on your own machines.",
@@ -52,9 +57,10 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         ready=_ready,
         max_body=chosen.max_body_bytes,
         max_body_at={"/v1/files": chosen.max_upload_bytes + MULTIPART_OVERHEAD},
+        guard=Door(chosen),
     )
-    for module in (files, jobs, models, versions):
-        app.include_router(module.router)
+    for router in routers:
+        app.include_router(router)
     answer_while_away(app)
     return app
 

@@ -29,6 +29,7 @@ __all__ = ["Followers"]
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0  # below the idle timeouts of the usual proxies
 RECONNECT_MS = 2000
+CHECK_SECONDS = 3.0  # how long a stream may outlive its caller's key
 PAGE = 100  # events that one stream holds in memory
 MOST_STREAMS = 256
 
@@ -53,8 +54,11 @@ class Followers:
         self._context = context
         self._stopping = stopping
 
-    def follow(self, job_id: str, after: str | None) -> AsyncIterator[bytes] | None:
-        """The stream behind the event `after`; None where that was the last one. A service that drains ends it.
+    def follow(
+        self, job_id: str, after: str | None, still: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[bytes] | None:
+        """The stream behind the event `after`; None where that was the last one. A service that drains ends it, and
+        so does `still`, which says whether the caller may go on.
 
         Raises NotFound for the job, InvalidRequest for `after`, Overloaded when too many streams are open.
         """
@@ -64,15 +68,20 @@ class Followers:
         seen = self._context.jobs.place(job_id, after) if after else 0
         if self.open >= MOST_STREAMS:
             raise Overloaded(f"{MOST_STREAMS} streams are open already: poll the job instead", retry_after=30)
-        return self._stream(job_id, seen)
+        return self._stream(job_id, seen, still)
 
-    async def _stream(self, job_id: str, seen: int) -> AsyncIterator[bytes]:
+    async def _stream(self, job_id: str, seen: int, still: Callable[[], bool]) -> AsyncIterator[bytes]:
         self.open += 1
         try:
             yield format_sse_event(retry=RECONNECT_MS)
             said, spoke = "", time.monotonic()
+            checked = spoke
             while not self._stopping():
                 try:
+                    if time.monotonic() - checked > CHECK_SECONDS:
+                        if not await run_in_threadpool(still):
+                            return
+                        checked = time.monotonic()
                     look = await run_in_threadpool(self._look, job_id, seen)
                 except SQLAlchemyError as error:
                     if not is_away(error):

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from understudy.guarded import GuardedSettings, listed
 from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, NAMES
 
-__all__ = ["Settings"]
+__all__ = ["PREFIX", "Settings"]
+
+PREFIX = "UNDERSTUDY"
 
 _BROKERS = ("redis://", "rediss://", "redis+socket://", "sentinel://")
 
 
-class Settings(BaseSettings):
-    """Times are in seconds, sizes in bytes."""
+class Settings(GuardedSettings):
+    """Times are in seconds, sizes in bytes. Keys of the settings may do all; see `keys` for those of the database."""
 
-    model_config = SettingsConfigDict(env_prefix="UNDERSTUDY_", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix=f"{PREFIX}_", extra="ignore", frozen=True, populate_by_name=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -76,9 +78,7 @@ class Settings(BaseSettings):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Read a JSON list as well as `http://a:8001,http://b:8001`."""
-        if not isinstance(value, str):
-            return value
-        return json.loads(value) if value.startswith("[") else [url.strip() for url in value.split(",") if url.strip()]
+        return listed(value)
 
     @field_validator("engines")
     @classmethod

@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse
+from sqlalchemy import Connection
 
 from services.orchestrator.context import Context
 from services.orchestrator.idempotency import Replay, fingerprint
 from services.orchestrator.jobs import new_id
-from services.orchestrator.routes.state import ONCE, OnceKey, Scope, TheContext, answered, replayed
+from services.orchestrator.routes.state import ONCE, OnceKey, Scope, TheCaller, TheContext, TheKeys, answered, replayed
 from services.orchestrator.store import FileRow
 from services.orchestrator.wire import Deleted, FileObject, IdPage, file_object
 from understudy.data.read import FORMATS
@@ -49,6 +50,8 @@ def create(
     context: TheContext,
     file: Annotated[UploadFile, File(description="JSON lines, CSV, TSV or Parquet")],
     purpose: Annotated[str, Form(description="fine-tune")],
+    caller: TheCaller,
+    keys: TheKeys,
     scope: Scope,
     key: OnceKey = None,
 ) -> Response:
@@ -64,9 +67,16 @@ def create(
     with context.idempotency.request(scope, key, fingerprint({"name": name, "bytes": digest})) as turn:
         if isinstance(turn, Replay):
             return replayed(turn)
+        keys.check_room(caller, size)
         row = _stored(context, file, name, size)
         answer = file_object(row).model_dump_json()
-        context.files.add(row, lambda sql: turn.answer(sql, 200, answer))
+
+        def also(sql: Connection) -> None:
+            keys.count_file(sql, caller, row.id, size)
+            turn.answer(sql, 200, answer)
+
+        # Bytes of a request that loses a race for its quota here have no row: garbage collection takes them.
+        context.files.add(row, also)
     return answered(answer)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from sqlalchemy import Connection
 
 from services.orchestrator.context import Context
 from services.orchestrator.idempotency import Replay, fingerprint
@@ -18,9 +19,11 @@ from services.orchestrator.routes.state import (
     ONCE,
     OnceKey,
     Scope,
+    TheCaller,
     TheContext,
     TheDryRun,
     TheFollowers,
+    TheKeys,
     TheSweeper,
     answered,
     replayed,
@@ -62,6 +65,8 @@ def create(
     sweeper: TheSweeper,
     trial: TheDryRun,
     body: JobRequest,
+    caller: TheCaller,
+    keys: TheKeys,
     scope: Scope,
     key: OnceKey = None,
     dry_run: Annotated[bool, Query(description="check everything, estimate the cost, and make no job")] = False,
@@ -77,7 +82,12 @@ def create(
         job = job_of(body, context.clock())
         _check_files(context, job)
         answer = job_object(job, {}).model_dump_json()
-        context.flow.submit(job, first_items(job, context.settings), lambda sql: turn.answer(sql, 200, answer))
+
+        def also(sql: Connection) -> None:
+            keys.count_job(sql, caller, job.id)
+            turn.answer(sql, 200, answer)
+
+        context.flow.submit(job, first_items(job, context.settings), also)
     sweeper.wake()
     return answered(answer)
 
@@ -123,6 +133,8 @@ def resume(context: TheContext, sweeper: TheSweeper, job_id: str) -> JobObject:
 def events(
     context: TheContext,
     followers: TheFollowers,
+    caller: TheCaller,
+    keys: TheKeys,
     job_id: str,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -131,7 +143,7 @@ def events(
     last_event_id: Annotated[str | None, Header(description="where a stream goes on; it is an event's id")] = None,
 ) -> Page[EventObject] | Response:
     if stream or EVENT_STREAM in accept:
-        story = followers.follow(job_id, last_event_id or after)
+        story = followers.follow(job_id, last_event_id or after, still=lambda: keys.still(caller))
         if story is None:
             return Response(status_code=204)  # a browser's EventSource reconnects for ever, unless it is told this
         return StreamingResponse(story, media_type=EVENT_STREAM, headers=_STREAM_HEADERS)

@@ -12,15 +12,19 @@ from services.orchestrator.dispatch import Sweeper
 from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
 from services.orchestrator.idempotency import HEADER, REPLAYED, Replay
+from services.orchestrator.keys import KeyStore
+from understudy.keys import Caller
 
 __all__ = [
     "ONCE",
     "OnceKey",
     "Scope",
     "State",
+    "TheCaller",
     "TheContext",
     "TheDryRun",
     "TheFollowers",
+    "TheKeys",
     "TheSweeper",
     "answered",
     "replayed",
@@ -29,6 +33,7 @@ __all__ = [
 
 class State(TypedDict):
     context: Context
+    keys: KeyStore
     sweeper: Sweeper
     followers: Followers
     dry_run: DryRun
@@ -42,10 +47,18 @@ def _sweeper(request: Request) -> Sweeper:
     return request.state.sweeper
 
 
+def _caller(request: Request) -> Caller:
+    return request.state.caller
+
+
+def _keys(request: Request) -> KeyStore:
+    return request.state.keys
+
+
 def _scope(request: Request) -> str:
     """The address, and who asks: nobody is answered what somebody else was."""
-    caller = hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
-    return f"{request.method} {request.url.path} {caller[:32]}"
+    who = _caller(request).id or hashlib.sha256(request.headers.get("authorization", "").encode()).hexdigest()
+    return f"{request.method} {request.url.path} {who[:32]}"
 
 
 def answered(answer: str) -> Response:
@@ -78,5 +91,7 @@ def _dry_run(request: Request) -> DryRun:
 
 TheDryRun = Annotated[DryRun, Depends(_dry_run)]
 TheFollowers = Annotated[Followers, Depends(_followers)]
+TheCaller = Annotated[Caller, Depends(_caller)]
+TheKeys = Annotated[KeyStore, Depends(_keys)]
 TheContext = Annotated[Context, Depends(_context)]
 TheSweeper = Annotated[Sweeper, Depends(_sweeper)]

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.orchestrator.routes.state import TheContext
+from services.orchestrator.routes.state import TheCaller, TheContext
 from services.orchestrator.wire import Page
 from understudy.aliases import Move
 from understudy.versions import Shown, Version, Versions
@@ -51,17 +51,12 @@ def show(context: TheContext, model: str) -> Shown:
 
 
 @router.post("/models/{alias}/promote", summary="Let an alias name a version from now on", responses=_MOVES)
-def promote(context: TheContext, alias: str, body: Promotion) -> Move:
+def promote(context: TheContext, caller: TheCaller, alias: str, body: Promotion) -> Move:
     return Versions(context.artifacts).promote(
-        alias, body.model, by=_caller(), force=body.force, expected=body.expected
+        alias, body.model, by=caller.id or "http", force=body.force, expected=body.expected
     )
 
 
 @router.post("/models/{alias}/rollback", summary="Let an alias name what it named before", responses=_MOVES)
-def rollback(context: TheContext, alias: str, body: Rollback = Rollback()) -> Move:  # noqa: B008
-    return Versions(context.artifacts).rollback(alias, by=_caller(), expected=body.expected)
-
-
-def _caller() -> str:
-    """Who moves the alias, as its history says."""
-    return "http"
+def rollback(context: TheContext, caller: TheCaller, alias: str, body: Rollback = Rollback()) -> Move:  # noqa: B008
+    return Versions(context.artifacts).rollback(alias, by=caller.id or "http", expected=body.expected)
