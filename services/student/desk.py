@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from services.student import limits
 from services.student.metrics import StudentMetrics
 from services.student.models import Models
 from services.student.served import Served
+from services.student.shadow import Shadow
 from understudy.batching import DynamicBatcher, all_of
 from understudy.errors import DeadlineExceeded, Unavailable, UnderstudyError
 from understudy.schemas import Prediction, PredictionInput, PredictionRequest
@@ -64,7 +66,8 @@ class Desk:
             max_tokens=self.settings.max_queue_tokens,
             watch=metrics.batch,
         )
-        metrics.follow(self._queue, models)
+        self.shadow = Shadow(models, busy=lambda: self._queue.items > 0)
+        metrics.follow(self._queue, models, self.shadow)
 
     async def predict(self, request: PredictionRequest, seconds: float | None = None) -> Found:
         """Answer all inputs of a request by one model; one that fails is the whole request's error.
@@ -77,8 +80,11 @@ class Desk:
         name = self.settings.alias if request.model is None else request.model
         async with self._deadline(seconds):
             model = self._canary(name) or await self.models.get(name)
-            predictions = await self._ask(model, request, inputs)
+            with self.models.in_use(model):
+                predictions = await self._ask(model, request, inputs)
         self._metrics.answered(model, predictions, explained=request.explain)
+        if name == self.settings.alias:
+            self.shadow.copy(model, request, inputs, predictions)
         return Found(name, model, tuple(predictions))
 
     async def model(self, name: str) -> Served:
@@ -94,6 +100,7 @@ class Desk:
     async def stop(self) -> None:
         """Answer what was accepted and end the threads."""
         await self.models.stop()
+        await self.shadow.stop()
         await asyncio.to_thread(self._queue.close)
 
     def _canary(self, name: str) -> Served | None:
@@ -137,13 +144,18 @@ class Desk:
 
 
 def _work(question: _Question, inputs: list[PredictionInput]) -> list[Prediction]:
-    return question.model.engine.predict(
-        inputs,
-        explain=question.explain,
-        top_k=question.top_k,
-        labels=question.labels,
-        template=question.template,
-    )
+    model = question.model
+    with model.turn:
+        began = time.perf_counter()
+        found = model.engine.predict(
+            inputs,
+            explain=question.explain,
+            top_k=question.top_k,
+            labels=question.labels,
+            template=question.template,
+        )
+        model.pace.add(len(inputs), time.perf_counter() - began)
+    return found
 
 
 def _told(error: UnderstudyError, waiters: Sequence[asyncio.Future[Prediction]]) -> UnderstudyError:

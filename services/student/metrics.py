@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from services.student.models import Models
 from services.student.served import Served
+from services.student.shadow import Shadow
 from understudy.batching import DynamicBatcher
 from understudy.metrics import BatchMetrics
 from understudy.schemas import Prediction, PredictionInput
@@ -39,13 +40,14 @@ class StudentMetrics:
         for one in predictions:
             model.record.add(one, explained=explained)
 
-    def follow(self, batcher: DynamicBatcher[PredictionInput, Prediction], models: Models) -> None:
+    def follow(self, batcher: DynamicBatcher[PredictionInput, Prediction], models: Models, shadow: Shadow) -> None:
         """From now on the gauges show these."""
         self._gauges["queue_examples"].set_function(lambda: batcher.items)
         self._gauges["queue_tokens"].set_function(lambda: batcher.tokens)
         self._gauges["models_loaded"].set_function(lambda: len(models.loaded()))
         self._gauges["models_bytes"].set_function(lambda: sum(model.bytes for model in models.loaded()))
         self._registry.register(_Answers(models))
+        self._registry.register(_Disagreement(shadow))
 
 
 class _Answers(Collector):
@@ -78,3 +80,46 @@ class _Answers(Collector):
             for about, shift in record.drift():
                 drift.add_metric([name, about], shift.excess)
         yield from (labels, words, cut, drift, rows)
+
+
+class _Disagreement(Collector):
+    """How the shadow differs from the model that serves, of the pair that is compared now."""
+
+    def __init__(self, shadow: Shadow) -> None:
+        self._shadow = shadow
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        pair = ["serving", "shadow"]
+        counts = {
+            "compared": "Inputs that both models have answered",
+            "dropped": "Copies of inputs that found the shadow's queue full or came too late",
+            "failed": "Copies of inputs that the shadow could not answer",
+        }
+        counters = {
+            name: CounterMetricFamily(f"understudy_shadow_{name}", text, labels=pair) for name, text in counts.items()
+        }
+        labels = CounterMetricFamily(
+            "understudy_shadow_disagreements", "Inputs answered differently", labels=[*pair, "label", "shadow_label"]
+        )
+        share = GaugeMetricFamily(
+            "understudy_shadow_disagreement_share", "Their share, and its interval", labels=[*pair, "bound"]
+        )
+        ratio = GaugeMetricFamily(
+            "understudy_shadow_latency_ratio", "Seconds an input, shadow over serving model", labels=pair
+        )
+        if (now := self._shadow.now) is not None:
+            names = [now.serving.artifact, now.shadow.artifact]
+            for name, counter in counters.items():
+                counter.add_metric(names, getattr(now, name))
+            for (label, other), count in now.pairs.items():
+                labels.add_metric([*names, label, other], count)
+            if now.compared:
+                low, high = now.interval
+                for bound, value in {"share": now.disagreed / now.compared, "low": low, "high": high}.items():
+                    share.add_metric([*names, bound], value)
+            if now.latency_ratio is not None:
+                ratio.add_metric(names, now.latency_ratio)
+        yield from (*counters.values(), labels, share, ratio)

@@ -1,8 +1,9 @@
 """The models of the student service: which are in memory, which one each alias names, and how an alias moves.
 
 A new model is loaded and has answered once before its alias names it; until then, and for good if it cannot be loaded,
-the old one serves. All state lives on the event loop; the loader's thread reads files and returns a model, and a
-request keeps the model that it began with. Knows nothing of HTTP.
+the old one serves. Room is made before a model is read: the one asked longest ago goes first, never one that is in use
+or that a pinned alias names. All state lives on the event loop; the loader's thread reads files and returns a model,
+and a request keeps the model that it began with. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -21,9 +24,11 @@ from services.student.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.batching import ModelThread
 from understudy.drift import Profile
-from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound, Unavailable, UnderstudyError
+from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound, Overloaded, Unavailable, UnderstudyError
+from understudy.models.sizes import parameters
 from understudy.models.source import Source
 from understudy.serving.engines import load_engine
+from understudy.serving.published import read
 
 __all__ = ["Models"]
 
@@ -33,8 +38,9 @@ log = structlog.get_logger()
 class Models:
     """Models by artifact id, the one asked last at the end, and the aliases that are followed.
 
-    An alias is followed from its first use until its model is put out. The default alias always is, and so is the
-    canary where it has a share; their models are never put out.
+    An alias is followed from its first use until its model is put out. The default alias always is, and so are the
+    canary and the shadow where they have a share: they are pinned, and their models are never put out. While a pinned
+    alias moves, its old and its new model are both there.
     """
 
     def __init__(self, settings: Settings, store: ArtifactStore | None = None) -> None:
@@ -47,7 +53,11 @@ class Models:
         self._loading: dict[str, asyncio.Task[Served]] = {}  # artifact id -> what its first caller began
         self._moving: dict[str, asyncio.Task[None]] = {}  # alias -> the look-up or move that is under way
         self._loader = ModelThread(settings.max_loading)
-        self._pinned = {settings.alias, *([settings.canary] if settings.canary_share else [])}
+        self._users: Counter[str] = Counter()  # artifact id -> requests that it has to answer
+        self._coming: dict[str, int] = {}  # artifact id -> bytes of a model that is being read
+        self._pinned = {settings.alias}
+        self._pinned |= {settings.canary} if settings.canary_share else set()
+        self._pinned |= {settings.shadow} if settings.shadow_share else set()
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -77,6 +87,18 @@ class Models:
     def loaded(self) -> list[Served]:
         return list(self._models.values())
 
+    @contextmanager
+    def in_use(self, model: Served) -> Iterator[None]:
+        """The model stays in memory until the block ends."""
+        self._users[model.artifact] += 1
+        try:
+            yield
+        finally:
+            self._users[model.artifact] -= 1
+            if not self._users[model.artifact]:
+                del self._users[model.artifact]
+                self._trim()
+
     async def check_loaded(self, name: str) -> None:
         """Raise Unavailable for a model that is not in memory, ModelNotFound for a name of none."""
         if self._served.get(name, name) not in self._models:
@@ -90,7 +112,8 @@ class Models:
     async def get(self, name: str) -> Served:
         """The model behind an artifact id or alias, loaded if it has to be.
 
-        Raises ModelNotFound, which lists the aliases, Overloaded, or what is wrong with the artifact.
+        Raises ModelNotFound, which lists the aliases, Overloaded, or what is wrong with the artifact: ModelError where
+        there is no room for it.
         """
         known = self._served.get(name, name)
         if known in self._models:
@@ -107,6 +130,7 @@ class Models:
         while True:
             for alias in {*self._pinned, *self._served} - self._moving.keys():
                 self._moving[alias] = asyncio.create_task(self._refresh(alias))
+            self._trim()  # a model whose callers have all left has nobody else to do it
             await asyncio.sleep(self.settings.refresh_seconds)
 
     async def _refresh(self, alias: str) -> None:
@@ -115,7 +139,9 @@ class Models:
             # Not on the loader's thread: while a large model is being read, other aliases may move.
             artifact = await asyncio.to_thread(self._resolve, alias)
             if self._served.get(alias) != artifact:
-                self._keep(self._models.get(artifact) or await self._load(artifact), alias)
+                moving = alias in self._pinned
+                self._keep(self._models.get(artifact) or await self._load(artifact, moving=moving), alias)
+                self._trim()
             self.problems.pop(alias, None)
         except UnderstudyError as error:
             self._note(alias, error.message)
@@ -139,48 +165,73 @@ class Models:
             raise ModelNotFound(f"'{name}' is no model but a {artifact.partition('-')[0]}", param="model")
         return artifact
 
-    async def _load(self, artifact: str) -> Served:
-        """Load once for everybody who waits. A failure is remembered for a while: reading is not cheap."""
+    async def _load(self, artifact: str, *, moving: bool = False) -> Served:
+        """Load once for everybody who waits. A failure is remembered for a while: reading is not cheap.
+
+        What a pinned alias is `moving` to is read beside what it names now, whatever room there is.
+        """
         if artifact in self._models:  # it came while this caller was looking its name up
             return self._models[artifact]
         when, error = self._failed.get(artifact, (0.0, None))
         if error is not None and time.monotonic() < when + self.settings.retry_seconds:
             raise error.with_traceback(None)
         if artifact not in self._loading:
-            self._loading[artifact] = asyncio.create_task(self._open(artifact))
+            self._loading[artifact] = asyncio.create_task(self._open(artifact, moving))
         # One caller may leave; the others still wait for the same task.
         return await asyncio.shield(self._loading[artifact])
 
-    async def _open(self, artifact: str) -> Served:
+    async def _open(self, artifact: str, moving: bool) -> Served:
         started = time.monotonic()
         try:
-            model = await self._loader.run(self._read, artifact)
+            folder, size = await self._loader.run(self._fetch, artifact)
+            self._admit(artifact, size, moving)
+            self._coming[artifact] = size
+            model = await self._loader.run(self._read, artifact, folder)
+            self._admit(artifact, model.bytes, moving)
         except Exception as error:
             if not getattr(error, "retryable", False):
                 self._failed[artifact] = (time.monotonic(), error)
             raise
         finally:
+            self._coming.pop(artifact, None)
             del self._loading[artifact]
         self._failed.pop(artifact, None)
         self._keep(model, alias=None)  # here, and not only by those who wait: there may be nobody left
         log.info("model_loaded", artifact=artifact, seconds=round(time.monotonic() - started, 3))
         return model
 
-    def _read(self, artifact: str) -> Served:
+    def _fetch(self, artifact: str) -> tuple[Path, int]:
+        """The folder of a model whose bytes are right, and the least that its parameters can take in memory."""
         folder = self.store.folder(artifact)
+        return folder, _least_bytes(folder, self.settings.engine) if self.settings.max_model_bytes else 0
+
+    def _read(self, artifact: str, folder: Path) -> Served:
         engine = load_engine(folder, self.settings.device, artifact, engine=self.settings.engine)
         tokenizer = Source.find(str(folder), None).tokenizer()
         info = engine.info()
         record = Record(info.task.labels if info.task else (), _profile(folder), self.settings.drift_window)
-        model = Served(info, self.store.get(artifact).created_at, engine, tokenizer, record)
+        return Served(info, self.store.get(artifact).created_at, engine, tokenizer, record)
+
+    def _admit(self, artifact: str, size: int, moving: bool) -> None:
+        """Make room for a model of so many bytes. Raises ModelError where it can never have it, Overloaded for now."""
         most = self.settings.max_model_bytes
-        if most and model.bytes > most:
+        if not most:
+            return
+        told = f"'{artifact}' takes {size:,} bytes, and this service keeps models of {most:,} bytes together"
+        if size > most:
+            raise ModelError(f"{told}: choose a smaller one, or raise max_model_bytes", param="model")
+        others = {name: coming for name, coming in self._coming.items() if name != artifact}
+        self._trim(coming=size + sum(others.values()))
+        if moving or self._bytes + sum(others.values()) + size <= most:
+            return
+        pinned = sum(model.bytes for name, model in self._models.items() if name in self._named_by_pinned)
+        if pinned + size > most:
             raise ModelError(
-                f"'{artifact}' takes {model.bytes} bytes, and this service keeps models of {most} bytes together: "
-                "choose a smaller one, or raise max_model_bytes",
+                f"{told}, of which those of {', '.join(sorted(self._pinned))} take {pinned:,}: choose a smaller one, "
+                "or raise max_model_bytes",
                 param="model",
             )
-        return model
+        raise Overloaded(f"{told}, and those in memory are in use: try again in 1 s", retry_after=1)
 
     def _keep(self, model: Served, alias: str | None) -> None:
         """Make a loaded model the one that answers, in one step that no request can see half of."""
@@ -189,17 +240,20 @@ class Models:
         if alias is not None and self._served.get(alias) != model.artifact:
             log.info("alias_moved", alias=alias, artifact=model.artifact, before=self._served.get(alias))
             self._served[alias] = model.artifact
-        self._make_room()
 
     @property
-    def _too_large(self) -> bool:
-        most = self.settings.max_model_bytes
-        return bool(most) and sum(model.bytes for model in self._models.values()) > most
+    def _bytes(self) -> int:
+        return sum(model.bytes for model in self._models.values())
 
-    def _make_room(self) -> None:
-        pinned = {self._served.get(alias) for alias in self._pinned}
-        while len(self._models) > self.settings.max_models or self._too_large:
-            name = next((name for name in self._models if name not in pinned), None)
+    @property
+    def _named_by_pinned(self) -> set[str]:
+        return {self._served[alias] for alias in self._pinned if alias in self._served}
+
+    def _trim(self, coming: int = 0) -> None:
+        """Put out what is asked least until the others, and as many `coming` bytes, fit; as far as that can be."""
+        most, pinned = self.settings.max_model_bytes, self._named_by_pinned
+        while len(self._models) > self.settings.max_models or (most and self._bytes + coming > most):
+            name = next((name for name in self._models if name not in pinned and name not in self._users), None)
             if name is None:
                 return
             del self._models[name]
@@ -207,6 +261,19 @@ class Models:
             kept = {*self._pinned, *self._served}
             self.problems = {alias: text for alias, text in self.problems.items() if alias in kept}
             log.info("model_put_out", artifact=name)
+
+
+def _least_bytes(folder: Path, engine: str) -> int:
+    """What a model takes at the least, before it is known which engine will run it; 0 where its weights say nothing.
+
+    Those that are published in int8 may be run so, and all others are read in float32.
+    """
+    try:
+        published = read(folder)
+        names = [one.name for one in published.published] if published else []
+        return parameters(folder) * (1 if engine != "hf" and any("int8" in name for name in names) else 4)
+    except ModelError:
+        return 0  # loading it will say what is wrong with it
 
 
 def _profile(folder: Path) -> Profile | None:

@@ -15,7 +15,7 @@ from understudy.models.text import Template, tokenize
 from understudy.schemas import ModelInfo, Reasons, TaskSpec
 from understudy.serving.base import Engine
 
-__all__ = ["Served"]
+__all__ = ["Pace", "Served"]
 
 _BYTES_A_TOKEN = 3
 """Bytes of UTF-8 in a token, about and rather too few: English has 4, most scripts of three bytes a letter 3."""
@@ -23,12 +23,29 @@ _BYTES_A_TOKEN = 3
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
+@dataclass(eq=False)
+class Pace:
+    """What passes have cost: inputs, and the seconds that they took. One thread adds, others read."""
+
+    inputs: int = 0
+    seconds: float = 0.0
+
+    def add(self, inputs: int, seconds: float) -> None:
+        self.inputs += inputs
+        self.seconds += seconds
+
+    def since(self, earlier: Pace) -> float | None:
+        """Seconds an input, of those after `earlier`; None where there are none."""
+        count = self.inputs - earlier.inputs
+        return (self.seconds - earlier.seconds) / count if count else None
+
+
 @dataclass(frozen=True, eq=False)
 class Served:
     """A loaded model. `created` is when its artifact was published, in seconds since 1970.
 
-    `tokenizer` is a copy for counting, since the engine's own is used by the model's thread. `record`
-    is what the model has answered so far.
+    `tokenizer` is a copy for counting, since the engine's own is used by the model's thread. `record` is what the model
+    has answered so far, `pace` what that took. `turn` is held by the thread that asks the engine.
     """
 
     info: ModelInfo
@@ -36,6 +53,8 @@ class Served:
     engine: Engine
     tokenizer: Any
     record: Record
+    pace: Pace = field(default_factory=Pace)
+    turn: threading.Lock = field(default_factory=threading.Lock)
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
     @property

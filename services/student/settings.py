@@ -38,6 +38,14 @@ class Settings(GuardedSettings):
     canary: str = Field(default="canary", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     canary_share: float = Field(default=0.0, ge=0, le=1)
     """The share of the default alias's requests that the model of the alias `canary` answers, while it is in memory."""
+    shadow: str = Field(default="shadow", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    shadow_share: float = Field(default=0.0, ge=0, le=1)
+    """The share of the default alias's requests of which the model of the alias `shadow` gets a copy. It answers
+    nobody; how it disagrees is counted."""
+    shadow_queue: int = Field(default=1024, ge=1)
+    """Inputs whose copies may wait for the shadow or run; a copy above that is dropped and counted."""
+    shadow_samples: int = Field(default=0, ge=0, le=1000)
+    """The last inputs that the two disagreed on, kept in memory and shown to whoever has a key. 0 keeps no text."""
     max_models: int = Field(default=2, ge=1)
     """Models kept in memory, the default alias's among them; one more is there while an alias moves."""
     max_model_bytes: int = Field(default=0, ge=0)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from understudy.attribution.methods import Saliency
 from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound
 from understudy.models.base import Adapter
 from understudy.models.load import fingerprint, load_adapter
+from understudy.models.sizes import parameters
 from understudy.models.source import Source, local_path
 from understudy.schemas import (
     Attribution,
@@ -100,15 +99,7 @@ class Engine:
         folder = Path(Source.find(place.key, self.store).place)
         if not folder.is_dir():
             return None
-        whole = folder / "model.safetensors"
-        files = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
-        if not files:
-            raise ModelError(
-                f"'{place.key}' has no weights that are read here, which are model.safetensors or its numbered parts: "
-                "save it with save_pretrained",
-                param="model",
-            )
-        return sum(_parameters(file) for file in files) * _ITEM_BYTES[self.settings.precision]
+        return parameters(folder) * _ITEM_BYTES[self.settings.precision]
 
     def load(self, place: Place) -> Model:
         """Load a model and let it explain one text, so that the first request does not find out that it cannot."""
@@ -154,17 +145,6 @@ def _written(ref: str) -> frozenset[tuple[str, int, int]]:
     """The files of a model's folder with their times and sizes; nothing for a name that is no folder."""
     files = [path for path in local_path(ref).glob("*") if path.is_file()]
     return frozenset((path.name, stat.st_mtime_ns, stat.st_size) for path in files for stat in [path.stat()])
-
-
-def _parameters(file: Path) -> int:
-    """Numbers in a safetensors file, as its header counts them. Raises ModelError where it has none."""
-    try:
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
-        raise ModelError(f"'{file}' is no safetensors file", param="model") from error
-    return sum(math.prod(shape) for shape in shapes)
 
 
 def _info(ref: str, adapter: Adapter) -> ModelInfo:

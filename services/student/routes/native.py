@@ -11,6 +11,7 @@ from services.student.desk import Desk
 from services.student.routes.state import ERRORS, FOREVER, Patience, TheDesk
 from services.student.served import Served
 from understudy.drift import Profile, Shift
+from understudy.errors import ModelNotFound
 from understudy.schemas import Answer, ModelInfo, PredictionRequest, PredictionResponse, Reasons
 
 __all__ = ["response", "router"]
@@ -58,6 +59,49 @@ class Drift(Answer):
     shifts: dict[str, Shift]
 
 
+class LabelPair(Answer):
+    """So many inputs got `label` from the serving model and `shadow_label` from the shadow."""
+
+    label: str
+    shadow_label: str
+    count: int
+
+
+class Disagreement(Answer):
+    """An input that the two answered differently, cut to 2,000 characters."""
+
+    input: str
+    serving: str
+    serving_probability: float
+    shadow: str
+    shadow_probability: float
+
+
+class Shadowed(Answer):
+    """How often the shadow differs from the model that serves, since both are what the aliases name.
+
+    `share` of the `compared` inputs got another label, between `low` and `high` with 95 % confidence (Wilson); these
+    are None before there is one. `dropped` copies found the queue full or came too late, `failed` could not be
+    answered. `latency_ratio` is the seconds an input takes in a pass of the shadow, over those of the serving model.
+    """
+
+    alias: str
+    serving: str | None
+    shadow: str | None = Field(description="None where nothing is compared")
+    copied: float = Field(description="The share of requests that are copied, as it was set")
+    compared: int = 0
+    disagreed: int = 0
+    share: float | None = None
+    low: float | None = None
+    high: float | None = None
+    pairs: tuple[LabelPair, ...] = ()
+    dropped: int = 0
+    failed: int = 0
+    latency_ratio: float | None = None
+    samples: tuple[Disagreement, ...] = Field(default=(), description="Empty unless the operator keeps them")
+    problem: str | None = None
+
+
 @router.post(
     "/predictions",
     tags=["prediction"],
@@ -96,6 +140,37 @@ async def drift(model: str, desk: TheDesk) -> Drift:
     )
 
 
+@router.get("/models/{model}/shadow", tags=["models"], summary="How often would the shadow have answered differently?")
+async def shadow(model: str, desk: TheDesk) -> Shadowed:
+    settings = desk.settings
+    if model != settings.alias:
+        raise ModelNotFound(
+            f"'{model}' has no shadow: copies are made of requests to '{settings.alias}'", param="model"
+        )
+    now, serving = desk.shadow.now, desk.models.served(settings.alias)
+    about = {"alias": model, "serving": serving.artifact if serving else None, "copied": settings.shadow_share}
+    if now is None:
+        return Shadowed(**about, shadow=None, problem=_why_no_shadow(desk))
+    low, high = now.interval
+    return Shadowed(
+        **about,
+        shadow=now.shadow.artifact,
+        compared=now.compared,
+        disagreed=now.disagreed,
+        share=now.disagreed / now.compared if now.compared else None,
+        low=low if now.compared else None,
+        high=high if now.compared else None,
+        pairs=tuple(
+            LabelPair(label=label, shadow_label=other, count=count) for (label, other), count in now.pairs.most_common()
+        ),
+        dropped=now.dropped,
+        failed=now.failed,
+        latency_ratio=now.latency_ratio,
+        samples=tuple(Disagreement(**vars(one)) for one in now.samples),
+        problem=now.problem,
+    )
+
+
 async def response(desk: Desk, request: PredictionRequest, patience: float) -> PredictionResponse:
     """What the desk found, as the native address answers."""
     found = await desk.predict(request, patience)
@@ -115,3 +190,11 @@ def _described(desk: Desk, model: Served) -> ServedModel:
         aliases=desk.models.aliases(model),
         reasons=model.reasons,
     )
+
+
+def _why_no_shadow(desk: Desk) -> str:
+    settings = desk.settings
+    if not settings.shadow_share:
+        return "no request is copied: set UNDERSTUDY_STUDENT_SHADOW_SHARE"
+    default = f"'{settings.shadow}' and '{settings.alias}' name one model, or one of them is being loaded"
+    return desk.models.problems.get(settings.shadow, default)
