@@ -34,7 +34,7 @@ from understudy.data.parquet import read_annotated, read_examples
 from understudy.stack import broker_command
 from understudy.testing import FakeTeacher
 
-__all__ = ["Broker", "Stand", "is_gone", "shards_without_faults", "training_children", "wait"]
+__all__ = ["Broker", "Stand", "is_gone", "processes_of", "training_children", "wait"]
 
 ROOT = Path(__file__).parents[2]
 VALIDATION_ROWS, TEST_ROWS = make_rows(12, " to choose by"), make_rows(12, " to test with")
@@ -115,6 +115,7 @@ class Stand:
         self.sweeper = Sweeper(self.context)
         self.sweeper.start()
         self.workers: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
+        self._calm: Bench | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -195,12 +196,18 @@ class Stand:
     def check_annotations(self, job: Job, rows: str) -> None:
         results = self.context.flow.results(job.id, "annotate")
         shards = [one["shard"] for one in results]
-        assert shards == shards_without_faults(self.folder / f"calm-{job.id}", self.settings, rows)
+        assert shards == self.shards_without_faults(rows)
         fresh = ArtifactStore(self.settings.artifact_root)
         annotated = read_annotated(*(fresh.folder(shard) / "shard.parquet" for shard in shards))
         assert job.facts.dataset is not None
         train = read_examples(fresh.folder(job.facts.dataset) / "train.parquet")
         assert [row.example.id for row in annotated] == [row.id for row in train]
+
+    def shards_without_faults(self, rows: str) -> list[str]:
+        """The ids of the shards that the rows give in one process where nothing goes wrong: their content's hash."""
+        if self._calm is None:
+            self._calm = calm_bench(self.folder / "calm", self.settings)
+        return shards_of(self._calm, rows)
 
     def check_leftovers(self, job: Job) -> None:
         held = select(func.count()).where(work_items.c.job_id == job.id, work_items.c.lease_until.is_not(None))
@@ -230,7 +237,7 @@ class Stand:
             if worker.poll() is None:
                 family = psutil.Process(worker.pid)
                 known |= {family.pid, *(child.pid for child in family.children(recursive=True))}
-        return [process for process in _with_home(self.settings.home) if process.pid not in known]
+        return [process for process in processes_of(self.settings.home) if process.pid not in known]
 
     def close(self) -> None:
         self.teacher.release()
@@ -241,6 +248,8 @@ class Stand:
             worker.wait()
         self.sweeper.stop()
         self.context.close()
+        if self._calm is not None:
+            self._calm.context.close()
         if self._owns_broker:
             self.broker.stop()
         self.teacher.stop()
@@ -249,7 +258,7 @@ class Stand:
 PHASES: tuple[Any, ...] = ("validate", "preflight", "annotate", "train", "evaluate", "publish")
 
 
-def _with_home(home: Path) -> list[psutil.Process]:
+def processes_of(home: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
@@ -260,19 +269,23 @@ def _with_home(home: Path) -> list[psutil.Process]:
     return found
 
 
-def shards_without_faults(folder: Path, settings: Settings, rows: str) -> list[str]:
-    """The ids of the shards that the same rows give in one process where nothing goes wrong: their content's hash."""
+def calm_bench(folder: Path, settings: Settings) -> Bench:
+    """One process where nothing goes wrong, with the same settings as far as they decide what is annotated."""
     calm = Settings(
         home=folder,
         broker_url=settings.broker_url,
         shard_size=settings.shard_size,
         teacher_max_examples=settings.teacher_max_examples,
     )
-    bench = Bench(calm, FakeTeacher())
+    return Bench(calm, FakeTeacher())
+
+
+def shards_of(bench: Bench, rows: str) -> list[str]:
+    """What a job on the rows annotates; its training is left out."""
     files = {"training_file": bench.upload(rows), "validation_file": bench.upload(VALIDATION_ROWS)}
     job = bench.submit(**files, spec={"test_file": bench.upload(TEST_ROWS)})
     done = bench.work(job, until="train")
     assert done.phase == "train", done.error
     shards = [result["shard"] for result in bench.context.flow.results(job.id, "annotate")]
-    bench.context.close()
+    bench.context.flow.end(job.id, "cancelled", Event(message="Job cancelled"))
     return shards

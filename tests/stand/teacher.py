@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -77,7 +79,7 @@ class _Server(ThreadingHTTPServer):
 class HttpTeacher:
     """After `hold(n)` it answers n requests for work, and lets the next ones wait; `faults` are for the next ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.fake = FakeTeacher()
         self.waiting = 0
         self.asked = 0
@@ -86,7 +88,7 @@ class HttpTeacher:
         self.before: Callable[[bytes], None] = lambda _: None
         self._changed = threading.Condition()
         self._left: int | None = None
-        self._port = 0
+        self._port = port
         self.start()
 
     def start(self) -> None:
@@ -128,6 +130,20 @@ class HttpTeacher:
         return f"http://127.0.0.1:{self._port}"
 
 
+def main(port: str, seed: str) -> None:
+    """`python -m stand.teacher PORT SEED`: a teacher that may be killed, and fails one time in twenty by itself."""
+    dice = random.Random(seed)
+
+    class Moody(HttpTeacher):
+        def fault(self) -> Fault | None:
+            with self._changed:
+                moods = (status(500), status(503, {"retry-after": "0"}), cut_short)
+                return dice.choice(moods) if dice.random() < 0.05 else None
+
+    Moody(int(port))
+    threading.Event().wait()
+
+
 def _handler(teacher: HttpTeacher) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -152,3 +168,7 @@ def _handler(teacher: HttpTeacher) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
