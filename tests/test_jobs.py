@@ -31,10 +31,12 @@ def _failed(**error: str) -> dict[str, Any]:
 
 
 def _orchestrator(*answers: dict[str, Any] | None) -> OrchestratorClient:
-    """An orchestrator that says these jobs one after the other; None is a moment in which it is away."""
+    """An orchestrator without streams that says these jobs one after the other; None is a moment when it is away."""
     coming: Iterator[dict[str, Any] | None] = iter(answers)
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/events"):
+            return httpx.Response(404, json={})
         job = next(coming)
         if job is None:
             raise httpx.ConnectError("refused", request=request)

@@ -10,14 +10,25 @@ from understudy.errors import InvalidRequest
 from understudy.stack import Stack, StackConfig
 
 
-def test_a_stack_that_others_may_reach_starts_its_teacher_for_them(
+def environment(home: Path, host: str) -> dict[str, str]:
+    stack = Stack(StackConfig(home, host=host))
+    stack._ports = {"orchestrator": 1, "teacher": 2, "student": 3}
+    return stack._environment("redis://x")
+
+
+def test_a_stack_that_others_may_reach_opens_none_of_its_services(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stack = Stack(StackConfig(tmp_path, host="0.0.0.0"))
-    stack._ports = {"orchestrator": 1, "teacher": 2, "student": 3}
-    assert stack._environment("redis://x")["UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS"] == "true"
-    monkeypatch.setenv("UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS", "false")
-    assert stack._environment("redis://x")["UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS"] == "false"
+    """The teacher and the orchestrator share a key; the student and the orchestrator ask people for theirs."""
+    for name in ("API_KEYS", "API_KEYS_FILE", "ALLOW_ANONYMOUS"):
+        monkeypatch.delenv(f"UNDERSTUDY_TEACHER_{name}", raising=False)
+    open_to_others = environment(tmp_path, "0.0.0.0")
+    assert open_to_others["UNDERSTUDY_TEACHER_API_KEYS"] == open_to_others["UNDERSTUDY_TEACHER_API_KEY"]
+    assert open_to_others["UNDERSTUDY_TEACHER_API_KEY"].startswith("sk-us-")
+    assert not any(name.endswith("ALLOW_ANONYMOUS") for name in open_to_others)
+    assert "UNDERSTUDY_TEACHER_API_KEYS" not in environment(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS", "true")
+    assert "UNDERSTUDY_TEACHER_API_KEYS" not in environment(tmp_path, "0.0.0.0")
 
 
 @pytest.mark.parametrize("home", ["a-file", "a-file/below", "x" * 300])

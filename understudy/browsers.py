@@ -14,10 +14,18 @@ from urllib.parse import urlsplit
 
 from understudy.errors import Forbidden
 
-__all__ = ["refuse_foreign_pages"]
+__all__ = ["is_loopback", "refuse_foreign_pages"]
 
 _WAY_OUT = "give the service API keys, or set its ..._ALLOW_ANONYMOUS=true where pages of other sites may use it"
 _SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine itself reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def refuse_foreign_pages(method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:

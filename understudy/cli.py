@@ -21,7 +21,7 @@ from understudy import quickstart as loop
 from understudy import reproduce as reproduction
 from understudy.client import OrchestratorClient
 from understudy.display import PhaseBars, report_view
-from understudy.errors import InvalidRequest, UnderstudyError
+from understudy.errors import InvalidRequest, Unauthorized, UnderstudyError
 from understudy.jobs import (
     cancelled_by_interrupt,
     distillation_job,
@@ -31,6 +31,7 @@ from understudy.jobs import (
     try_out,
     watch,
 )
+from understudy.keys_cli import app as keys
 from understudy.stack import Stack, StackConfig
 from understudy.versions_cli import app as models
 
@@ -50,6 +51,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "method.distillation.attribution.settings": "--attribution",
         "method.distillation.attribution.top_k": "--top-k",
         "method.distillation.hyperparameters.max_steps": "--max-steps",
+        "method.distillation.hyperparameters.seconds": "--seconds",
         "method.distillation.hyperparameters.patience": "--patience",
         "method.distillation.sizes": "--sizes",
         "method.distillation.lora.rank": "--lora",
@@ -62,11 +64,17 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """A job's fields by the options that set them: what a user of the command line can change."""
 
+KEY_HINT = (
+    "Put a key into UNDERSTUDY_API_KEY. For an orchestrator, `understudy keys create NAME --scope submit` makes one on "
+    "the machine where it runs."
+)
+
 COMPARED_ROWS = 200
 """Rows that methods are compared on where nobody says how many: enough for intervals, soon done."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Distil a large model into a small one.")
 app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
 console = Console(width=None if sys.stdout.isatty() else 100)
 
 Home = Annotated[Path, typer.Option(help="The folder that holds everything the stack writes.")]
@@ -143,6 +151,7 @@ def distill(
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Training runs of each recipe.")] = 3,
     sizes: Annotated[str | None, typer.Option(help="Smaller training sets for a learning curve: 100,300,1000.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimisation steps of every student.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Wall time of every student, in place of steps.")] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="End after so many validations without a better.")] = None,
     lora: Annotated[int | None, typer.Option(min=1, help="Train low-rank adapters of that rank only.")] = None,
     budget_seconds: Annotated[float | None, typer.Option(min=1, help="What the job may take.")] = None,
@@ -151,6 +160,9 @@ def distill(
     alias: Annotated[str, typer.Option(help="The name under which the winner is served.")] = "production",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and estimate the cost; train nothing.")] = False,
     url: Annotated[str | None, typer.Option(help="An orchestrator that runs already; else a stack is started.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Where the orchestrator wants a key.", envvar="UNDERSTUDY_API_KEY")
+    ] = None,
     home: Home = Path(".understudy"),
     keep: Keep = False,
 ) -> None:
@@ -160,12 +172,14 @@ def distill(
     options: dict[str, Any] = {"recipe": recipe or ["auto"], "search": search, "min_probability": min_probability}
     options |= {"finetune_teacher": finetune_teacher, "attribution": _explained_by(attribution), "top_k": top_k}
     options |= {"seeds": seeds, "sizes": sizes, "max_steps": max_steps, "patience": patience, "lora": lora}
+    options |= {"seconds": seconds}
     options |= {"budget_seconds": budget_seconds, "budget_teacher_tokens": budget_teacher_tokens}
     job = distillation_job(student, teacher, template=template, alias=alias, **options)
     with _address(url, home) as (address, stack):
-        if dry_run:
-            return _try_out(address, files, job)
-        _distill(address, stack, files, job, home)
+        with OrchestratorClient(address, api_key=api_key) as client:
+            if dry_run:
+                return _try_out(client, files, job)
+            _distill(client, stack, files, job, home)
         if stack:
             _hold(stack, keep)
 
@@ -279,24 +293,24 @@ def _explained_by(text: str) -> tuple[str, Mapping[str, Any]]:
         raise
 
 
-def _try_out(address: str, files: dict[str, Path], job: dict[str, Any]) -> None:
-    with OrchestratorClient(address) as client:
-        found = try_out(client, files, job)
+def _try_out(client: OrchestratorClient, files: dict[str, Path], job: dict[str, Any]) -> None:
+    found = try_out(client, files, job)
     for name, line in dry_run_lines(found):
         style = ("[yellow]", "[/]") if name == "!" else ("", "")
         console.print(f"  {style[0]}{name:<11}{escape(line)}{style[1]}", highlight=False, soft_wrap=True)
 
 
-def _distill(address: str, stack: Stack | None, files: dict[str, Path], job: dict[str, Any], home: Path) -> None:
-    with OrchestratorClient(address) as client:
-        job_id = submit(client, files, job)
-        console.print(f"[bold]Job[/] {job_id}, submitted to {address}", highlight=False)
-        # A job on somebody else's stack goes on without us.
-        with PhaseBars(console) as bars, cancelled_by_interrupt(client, job_id) if stack else nullcontext():
-            report = watch(client, job_id, bars.update, stack.check if stack else lambda: None)
-        page = home / f"{job_id}.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(client.report_html(job_id), encoding="utf-8")
+def _distill(
+    client: OrchestratorClient, stack: Stack | None, files: dict[str, Path], job: dict[str, Any], home: Path
+) -> None:
+    job_id = submit(client, files, job)
+    console.print(f"[bold]Job[/] {job_id}, submitted to {client.base_url}", highlight=False)
+    # A job on somebody else's stack goes on without us.
+    with PhaseBars(console) as bars, cancelled_by_interrupt(client, job_id) if stack else nullcontext():
+        report = watch(client, job_id, bars.update, stack.check if stack else lambda: None)
+    page = home / f"{job_id}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(client.report_html(job_id), encoding="utf-8")
     console.print(report_view(report), f"\n  The report as a page: {escape(str(page))}", soft_wrap=True)
 
 
@@ -363,4 +377,6 @@ def main() -> None:
         Console(stderr=True).print(
             f"[bold red]Error[/]{escape(_where(error))}: {escape(error.message)}", highlight=False, soft_wrap=True
         )
+        if isinstance(error, Unauthorized):
+            Console(stderr=True).print(KEY_HINT, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from understudy.errors import InternalError, Unavailable, UnderstudyError, from_body
+from understudy.errors import InternalError, InvalidRequest, NotFound, Unavailable, UnderstudyError, from_body
 from understudy.schemas import (
     Attribution,
     AttributionRequest,
@@ -25,11 +26,26 @@ from understudy.schemas import (
     PredictionResponse,
 )
 
-__all__ = ["OrchestratorClient", "StudentClient", "TeacherClient"]
+__all__ = ["OrchestratorClient", "StudentClient", "TeacherClient", "Told"]
+
+SILENCE_SECONDS = 45.0  # a stream that lives says so every 15 seconds
+_EVENTS = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Told:
+    """One message of a job's stream: an event (`message`) with its id, the `progress`, or the job when it is `done`."""
+
+    name: str
+    data: dict[str, Any]
+    id: str | None = None
 
 
 class _Client:
-    """One service at one address. `api_key` is for services that ask for one; `transport` replaces the network."""
+    """One service at one address. `api_key` is for services that ask for one; `transport` replaces the network.
+
+    Raises InvalidRequest for a key that no header can hold.
+    """
 
     def __init__(
         self,
@@ -40,7 +56,7 @@ class _Client:
         timeout: float | None = 120.0,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {"Authorization": f"Bearer {_sendable(api_key)}"} if api_key else {}
         # trust_env off: these are our own addresses, and a proxy from the environment must not see the texts.
         self._http = httpx.Client(
             base_url=self.base_url, headers=headers, transport=transport, timeout=timeout, trust_env=False
@@ -91,6 +107,20 @@ class _Client:
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise Unavailable(f"{self.base_url} does not answer ({reason}): is the service running there?") from error
+
+
+def _sendable(api_key: str) -> str:
+    """The key as it is; the network's own error about it would show it."""
+    if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+        raise InvalidRequest("an API key has printable ASCII characters, without spaces or line ends", param="api_key")
+    return api_key
+
+
+def _told(fields: Mapping[str, str]) -> Told | None:
+    """The message of a stream that has these fields; None where it has no data, as a comment has none."""
+    if "data" not in fields:
+        return None
+    return Told(fields.get("event", "message"), json.loads(fields["data"]), fields.get("id"))
 
 
 def _believed(answer: httpx.Response) -> httpx.Response:
@@ -188,19 +218,33 @@ class OrchestratorClient(_Client):
 
         Raises Unavailable when the connection breaks; go on behind the last event's id then.
         """
-        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+        return (told.data for told in self.stream(job_id, after) if told.name == "message")
+
+    def stream(self, job_id: str, after: str | None = None) -> Iterator[Told]:
+        """All that the service tells of a job from behind the event `after`: events, progress, and `done` last.
+
+        Ends at once where `after` was the last one. Raises Unavailable when the connection breaks, or is silent for so
+        long that it must have.
+        """
+        headers = {"Accept": _EVENTS} | ({"Last-Event-ID": after} if after else {})
         place = f"/v1/fine_tuning/jobs/{job_id}/events"
-        with self._reached(), self._http.stream("GET", place, headers=headers) as answer:
+        with self._reached(), self._http.stream("GET", place, headers=headers, timeout=SILENCE_SECONDS) as answer:
             if not answer.is_success:
                 answer.read()
-            name = ""
-            for line in _believed(answer).iter_lines():  # data are JSON, which stands on one line
-                field, _, value = line.partition(": ")
-                if field == "data" and not name:
-                    yield json.loads(value)
-                name = value if field == "event" else name if line else ""
-                if name == "done":
-                    return
+            if _believed(answer).status_code == httpx.codes.NO_CONTENT:
+                return
+            if not answer.headers.get("content-type", "").startswith(_EVENTS):
+                raise NotFound(f"{self.base_url} streams no events: poll the job")
+            fields: dict[str, str] = {}
+            for line in answer.iter_lines():  # data are JSON, which stands on one line
+                name, _, value = line.partition(":")
+                if name:
+                    fields[name] = value.removeprefix(" ")
+                elif not line and (told := _told(fields)):
+                    yield told
+                    if told.name == "done":
+                        return
+                fields = fields if line else {}
         raise Unavailable(f"{self.base_url} broke off before job {job_id} had ended")
 
     def report(self, job_id: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from understudy.client import OrchestratorClient
 from understudy.data.read import read_rows
 from understudy.errors import InvalidRequest, NotFound, StageFailed, Unavailable, UnderstudyError
 from understudy.evaluation.report import Report
+from understudy.following import Listener, brought_up_to_date
 from understudy.models.names import is_cut
 
 __all__ = [
@@ -46,6 +47,7 @@ def distillation_job(
     seeds: int = 1,
     search: bool = True,
     max_steps: int | None = None,
+    seconds: float | None = None,
     patience: int | None = None,
     lora: int | None = None,
     sizes: str | None = None,
@@ -67,7 +69,7 @@ def distillation_job(
         "search": "auto" if search else "off",
         "sizes": _sizes(sizes),
         "lora": _given(rank=lora),
-        "hyperparameters": _given(max_steps=max_steps, patience=patience),
+        "hyperparameters": _given(max_steps=max_steps, seconds=seconds, patience=patience),
         "budget": _given(seconds=budget_seconds, teacher_tokens=budget_teacher_tokens),
     }
     return {
@@ -222,23 +224,28 @@ def watch(
 ) -> Report:
     """Call `show` with the job until it has ended, then return its report.
 
-    `check` runs between looks and may raise. Raises StageFailed, with the job's own error, when it did not succeed, and
-    Unavailable when the orchestrator stays away.
+    It follows the job's stream, and asks every so many `seconds` while there is none. `check` runs as often and may
+    raise.
+    Raises StageFailed, with the job's own error, when it did not succeed, and Unavailable when the orchestrator stays
+    away.
     """
+    job: Mapping[str, Any] | None = None
     heard = time.monotonic()
-    while True:
-        try:
-            job = client.job(job_id)
-        except Unavailable:
-            if time.monotonic() - heard > PATIENCE:
-                raise
-        else:
-            heard = time.monotonic()
-            show(job)
-            if job["status"] in ENDED:
-                break
-        check()
-        time.sleep(seconds)
+    with Listener(client, job_id) as listener:
+        while True:
+            try:
+                job = client.job(job_id) if job is None or listener.deaf else job
+            except Unavailable:
+                if time.monotonic() - heard > PATIENCE:
+                    raise
+            else:
+                heard = time.monotonic()
+                show(job)
+                if job["status"] in ENDED:
+                    break
+            check()
+            news = listener.heard(seconds)
+            job = brought_up_to_date(job, news) if job else None
     if job["status"] != "succeeded":
         error = job.get("error") or {}
         reason = error.get("message") or "no reason was given"

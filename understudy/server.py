@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import signal
 import socket
 import time
@@ -18,10 +17,11 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from understudy.browsers import is_loopback
 from understudy.errors import InvalidRequest
 from understudy.logs import configure
 
-__all__ = ["is_loopback", "refuse_open_door", "serve"]
+__all__ = ["refuse_open_door", "serve"]
 
 log = structlog.get_logger()
 
@@ -59,14 +59,6 @@ def refuse_open_door(host: str, *, guarded: bool, setting: str, make_key: str = 
         f"on 127.0.0.1, or set {setting}_ALLOW_ANONYMOUS=true where anybody who reaches it may use it",
         param="host",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """True for an address that only this machine itself reaches."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Server(uvicorn.Server):

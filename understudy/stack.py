@@ -22,8 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from understudy.browsers import is_loopback
 from understudy.client import OrchestratorClient, StudentClient, TeacherClient
 from understudy.errors import Conflict, InvalidRequest, Unavailable
+from understudy.keys import new_key
 from understudy.ports import free_ports
 from understudy.process import Echo, Process
 
@@ -182,12 +184,10 @@ class Stack:
             "UNDERSTUDY_TEACHER_URLS": f'["{self.teacher_url}"]',
             "UNDERSTUDY_TEACHER_HOST": config.host,
             "UNDERSTUDY_TEACHER_PORT": str(self._ports["teacher"]),
-            # Whoever starts a stack at an address that others reach has opened its other services to them too.
-            "UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS": os.environ.get("UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS", "true"),
+            "UNDERSTUDY_DRAIN_SECONDS": "0",
             "UNDERSTUDY_TEACHER_DRAIN_SECONDS": "0",
             "UNDERSTUDY_STUDENT_HOST": config.host,
             "UNDERSTUDY_STUDENT_PORT": str(self._ports["student"]),
-            "UNDERSTUDY_STUDENT_ALLOW_ANONYMOUS": os.environ.get("UNDERSTUDY_STUDENT_ALLOW_ANONYMOUS", "true"),
             "UNDERSTUDY_STUDENT_DRAIN_SECONDS": "0",
             # One thread each for the parts that compute: small models gain nothing from more, and two at once lose.
             "OMP_NUM_THREADS": "1",
@@ -196,7 +196,7 @@ class Stack:
         }
         if config.teacher_model:
             settings["UNDERSTUDY_TEACHER_MODEL"] = config.teacher_model
-        return settings
+        return settings | _teacher_key(config.host)
 
     def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         process = Process(name, command, {**os.environ, **environment}, self._write)
@@ -256,6 +256,18 @@ def _lock(home: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise Conflict(f"a stack runs in {home} already: end it, or choose another folder with --home") from error
         yield
+
+
+def _teacher_key(host: str) -> dict[str, str]:
+    """A key between the orchestrator and a teacher that others reach, unless somebody has decided otherwise.
+
+    Who may use the other two is for people to say: they do not start at such an address without keys.
+    """
+    chosen = [f"UNDERSTUDY_TEACHER_{name}" for name in ("API_KEYS", "API_KEYS_FILE", "ALLOW_ANONYMOUS")]
+    if is_loopback(host) or any(os.environ.get(name) for name in chosen):
+        return {}
+    key = new_key()
+    return {"UNDERSTUDY_TEACHER_API_KEYS": key, "UNDERSTUDY_TEACHER_API_KEY": key}
 
 
 def _listens(path: Path) -> bool:

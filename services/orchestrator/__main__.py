@@ -9,9 +9,10 @@ from services.orchestrator.database import Database
 from services.orchestrator.keys import KeyStore
 from services.orchestrator.migrate import prepare
 from services.orchestrator.settings import PREFIX, Settings
+from understudy.browsers import is_loopback
 from understudy.errors import UnderstudyError
 from understudy.keys import Keys
-from understudy.server import is_loopback, refuse_open_door, serve
+from understudy.server import refuse_open_door, serve
 
 
 def main() -> None:
@@ -20,6 +21,8 @@ def main() -> None:
         guarded = settings.allow_anonymous or bool(Keys(settings.keys))
         guarded = guarded or is_loopback(settings.host) or _has_keys(settings)
         make_key = "understudy keys create NAME --scope submit"
+        if not settings.database_url and "home" in settings.model_fields_set:
+            make_key += f" --home {settings.home}"
         refuse_open_door(settings.host, guarded=guarded, setting=PREFIX, make_key=make_key)
     except (UnderstudyError, OSError) as error:
         sys.exit(f"the orchestrator does not start: {error}")

@@ -20,8 +20,8 @@ from starlette.routing import compile_path
 from services.orchestrator.away import is_away, told
 from services.orchestrator.keys import KeyStore
 from services.orchestrator.settings import Settings
+from understudy.browsers import is_loopback
 from understudy.keys import ANYBODY, NEW_KEY, Caller, Keys, Scope, digest_of, presented, unknown
-from understudy.server import is_loopback
 
 __all__ = ["FRESH_SECONDS", "SCOPES", "Door", "check_scopes"]
 
