@@ -17,14 +17,14 @@ from understudy.cli import app
 from understudy.data.parquet import write_examples
 from understudy.environment import Environment
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
-from understudy.evaluation.manifest import ArmRecord, Data, FileRef, Manifest, weights_of
+from understudy.evaluation.manifest import ArmRecord, Data, FileRef, Manifest, settings_of, weights_of
 from understudy.evaluation.report import Report
 from understudy.evaluation.run import evaluate
 from understudy.evaluation.spec import ArmResult, EvaluateSpec, RowCounts
 from understudy.reproduce import find_report, reproduce
 from understudy.schemas import Example, Hyperparameters, TaskSpec
 from understudy.training.run import train
-from understudy.training.spec import TrainSpec
+from understudy.training.spec import TrainResult, TrainSpec
 
 TASK = TaskSpec(kind="classification", labels=("bad", "good"))
 SEEDS = (0, 1)
@@ -288,3 +288,42 @@ def test_an_environment_outside_a_checkout_has_no_commit(monkeypatch: pytest.Mon
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "site-packages" / "understudy" / "environment.py"))
     assert Environment.here(threads=1).commit is None
     environment._commit.cache_clear()
+
+
+def test_a_training_by_the_clock_is_trained_again_by_the_steps_that_it_took(copied: Path) -> None:
+    def timed(manifest: dict[str, Any]) -> None:
+        for arm in manifest["arms"]:
+            arm["settings"]["hyperparameters"] |= {"seconds": 5.0, "max_steps": None}
+            arm["settings"]["stop_after"] = 6
+
+    found = reproduce(change(copied, timed), artifacts=copied / "elsewhere")
+    assert found.differences == (
+        "it trained by the clock, which no second training can follow: this one took as many steps",
+    )
+    assert found.verdict == "bit-equal"  # the report's own training had six steps and no clock
+
+
+def test_the_manifest_holds_the_seconds_and_the_steps_that_they_were(world: Path) -> None:
+    report, _ = find_report(str(world / "report"), world / "artifacts")
+    spec = TrainSpec.model_validate(
+        {**report.manifest.arms[0].settings, "task": TASK, "train": ["a"], "annotated": False, "validation": "b"}
+    )
+    timed = spec.model_copy(update={"hyperparameters": Hyperparameters(seconds=2.0)})
+    result = TrainResult(
+        model=world,
+        validation_accuracy=0.5,
+        validation_loss=1.0,
+        validation_rows=1,
+        best_step=3,
+        steps=7,
+        batch_size=5,
+        learning_rate=0.1,
+        seconds=2.5,
+        parameters=1,
+        device="cpu",
+        instances=24,
+        planned_steps=7,
+    )
+    settings = settings_of(timed, result)
+    assert (settings["hyperparameters"]["seconds"], settings["stop_after"]) == (2.0, 7)
+    assert settings_of(spec, result)["stop_after"] is None

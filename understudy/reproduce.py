@@ -141,7 +141,7 @@ def reproduce(
         seed=record.seed,
         size=record.size,
         figures=figures,
-        differences=_differences(record.environment, result.environment),
+        differences=_differences(record.environment, result.environment, by_clock=record.by_clock),
         seconds=result.seconds,
     )
 
@@ -241,7 +241,10 @@ def _one(weights: Any) -> str:
     return next(iter(weights.values())) if len(weights) == 1 else answers_hash(f"{k} {v}" for k, v in weights.items())
 
 
-def _differences(recorded: Environment | None, found: Environment | None) -> tuple[str, ...]:
+def _differences(recorded: Environment | None, found: Environment | None, *, by_clock: bool = False) -> tuple[str, ...]:
+    if by_clock:
+        clock = "it trained by the clock, which no second training can follow: this one took as many steps"
+        return (clock, *_differences(recorded, found))
     if recorded is None or found is None:
         return ("the report does not say where it was trained",)
     sums = () if recorded.device == "cpu" else (f"{recorded.device} takes its sums in any order",)

@@ -316,14 +316,17 @@ class PredictionResponse(Answer):
 class Hyperparameters(Request):
     """`auto` lets the trainer choose. Equal for every arm of a job, so that arms differ by their recipe only.
 
-    `patience` ends a training after that many validations without a better one; None trains to the end. `precision`
-    `auto` is bfloat16 for a large model on an accelerator that computes in it, else float32.
+    `seconds` gives every arm that much wall time in place of a number of steps, its validations left out; the learning
+    rate then follows the clock. `patience` ends a training after that many validations without a better one; None
+    trains to the end. `precision` `auto` is bfloat16 for a large model on an accelerator that computes in it, else
+    float32.
     """
 
     n_epochs: int | float | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
     learning_rate_multiplier: float | Literal["auto"] = "auto"
     max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    seconds: float | None = Field(default=None, gt=0, le=10_000_000)
     patience: int | None = Field(default=None, ge=1, le=1000)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -333,6 +336,10 @@ class Hyperparameters(Request):
             value = getattr(self, name)
             if value != "auto" and not value > 0:
                 raise ValueError(f"{name} must be above 0 or 'auto', not {value}")
+        if self.seconds is not None and (self.max_steps is not None or self.n_epochs != "auto"):
+            raise ValueError(
+                "seconds is how long a training takes in place of n_epochs and max_steps: give one of them"
+            )
         return self
 
 
@@ -404,6 +411,12 @@ class TrainingSpec(Request):
     alias: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     budget: Budget | None = None
 
+    @model_validator(mode="after")
+    def _one_clock(self) -> Self:
+        if self.budget and self.budget.seconds is not None and self.hyperparameters.seconds is not None:
+            raise ValueError("hyperparameters.seconds and budget.seconds both say how long an arm may train: give one")
+        return self
+
 
 class SupervisedSpec(TrainingSpec):
     """Plain fine-tuning on the rows' own outputs, without a teacher."""
@@ -420,7 +433,8 @@ class DistillationSpec(TrainingSpec):
 
     `search` `auto` tries many candidates on short trainings first and goes on with the best by validation. The rows of
     `unlabelled_file` need no output: the teacher labels them, and recipes with `teacher_labels` train on those whose
-    label it gave at least `min_probability`.
+    label it gave at least `min_probability`. A shard of rows that could not be explained however often it was tried
+    fails the job, or is set aside (`skip`) while no more than `max_failed_share` of the rows are.
     """
 
     teacher: TeacherSpec
@@ -430,6 +444,8 @@ class DistillationSpec(TrainingSpec):
     rationale_weight: float = Field(default=1.0, gt=0, le=100)
     unlabelled_file: str | None = Field(default=None, min_length=1, max_length=64)
     min_probability: float = Field(default=0.5, ge=0, le=1)
+    on_failed_shard: Literal["fail", "skip"] = "fail"
+    max_failed_share: float = Field(default=0.05, gt=0, le=0.5)
 
 
 class Progress(Answer):

@@ -129,6 +129,25 @@ def test_rows_without_words_and_arms_of_unequal_length(
     assert "on 900 rows more, with the teacher's answers" in cautions(arms=(arms[0], taught))
 
 
+def test_arms_that_had_equal_time_and_not_equal_steps(
+    cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]
+) -> None:
+    arms = make_spec().arms
+    unequal = (arms[0], arms[1].model_copy(update={"steps": 8}))
+    said = cautions(arms=unequal, seconds_each=90.0)
+    assert "Each training had 90 s of wall time, its validations left out" in said
+    assert "they took 8 to 10" in said
+    assert "same number of training steps" not in said
+
+
+def test_rows_whose_tokens_the_student_does_not_share(
+    cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]
+) -> None:
+    arms = make_spec().arms
+    said = cautions(arms=(arms[0], arms[1].model_copy(update={"without_distribution": 12})))
+    assert "Of 12 training rows logit_kd had no probabilities that the student could follow" in said
+
+
 def test_a_claim_that_does_not_survive_the_correction_is_a_lead(
     make_spec: Callable[..., EvaluateSpec], report: Report
 ) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from pydantic import ValidationError
+from transformers import get_scheduler
 
 from understudy.errors import InvalidRequest
 from understudy.schemas import Hyperparameters
@@ -25,6 +28,30 @@ def test_max_steps_is_a_bound_and_no_target() -> None:
     assert plan(100, {"n_epochs": 1, "batch_size": 10, "max_steps": 4}).steps == 4
     assert plan(100, {"n_epochs": 1, "batch_size": 10, "max_steps": 400}).steps == 10
     assert plan(100, {"max_steps": 1}).steps == 1
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_the_rate_by_share_is_that_of_transformers_schedule_by_steps(scratch: bool) -> None:
+    chosen = plan(asked={"max_steps": 50, "n_epochs": 9}, scratch=scratch)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    schedule = get_scheduler(
+        chosen.schedule,
+        torch.optim.SGD([weight], lr=1.0),
+        num_warmup_steps=chosen.warmup_steps,
+        num_training_steps=chosen.steps,
+    )
+    for step in range(chosen.steps):
+        assert chosen.rate(step / chosen.steps) == pytest.approx(schedule.get_last_lr()[0])
+        schedule.optimizer.step()
+        schedule.step()
+    assert chosen.rate(1.0) == chosen.rate(1.5) == pytest.approx(0)
+
+
+def test_a_training_has_a_time_or_a_number_of_steps() -> None:
+    assert plan(asked={"seconds": 30}).seconds == 30
+    for other in ({"max_steps": 5}, {"n_epochs": 2}):
+        with pytest.raises(ValidationError, match="in place of n_epochs and max_steps"):
+            plan(asked={"seconds": 30, **other})
 
 
 def test_a_batch_is_never_larger_than_the_data() -> None:

@@ -341,3 +341,13 @@ def test_every_arm_is_judged_by_the_same_validation_rows(
     writes = train(make_spec("rationale_then_label", T5, steps=2), tmp_path / "writes", quiet)
     assert writes.validation_rows == plain.validation_rows == 24
     assert writes.validation_accuracy in [right / 24 for right in range(25)]
+
+
+def test_a_training_has_its_seconds_and_says_how_many_steps_they_were(make_spec: MakeSpec, tmp_path: Path) -> None:
+    events: list[TrainEvent] = []
+    spec = make_spec(hyperparameters=Hyperparameters(seconds=1.0, batch_size=5))
+    result = train(spec, tmp_path, events.append)
+    assert result.seconds >= 1.0
+    assert result.steps == result.planned_steps >= 1
+    assert (events[-1].step, events[-1].total_steps) == (result.steps, result.steps)
+    assert any(event.validation_accuracy is not None for event in events)

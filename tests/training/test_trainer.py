@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from understudy.models.load import load_adapter
 from understudy.testing import tiny_classifier
 from understudy.training.collate import Collator
 from understudy.training.objective import Objective
-from understudy.training.plan import Plan
+from understudy.training.plan import UNREACHED, Plan
 from understudy.training.recipes import parse_recipe
 from understudy.training.trainer import DistillationTrainer, Stopwatch, training_arguments
 from understudy.training.validation import Validation
@@ -30,7 +32,9 @@ MakeTrainer = Callable[..., DistillationTrainer]
 def make_trainer(tmp_path: Path, rows: list[Any], monkeypatch: pytest.MonkeyPatch) -> MakeTrainer:
     """A trainer of ten rows in batches of four, so that the last step of an epoch has two; no dropout, float64."""
 
-    def make(micro: int = 4, scores: Iterator[Validation] | None = None, objective: Any = None) -> DistillationTrainer:
+    def make(
+        micro: int = 4, scores: Iterator[Validation] | None = None, objective: Any = None, plan: Plan = PLAN
+    ) -> DistillationTrainer:
         monkeypatch.setattr("understudy.training.trainer.micro_batch", lambda *_: micro)
         folder = tiny_classifier(tmp_path / "model", labels=("bad", "good"), pooling="gate")
         adapter = load_adapter(str(folder), device="cpu")
@@ -41,7 +45,7 @@ def make_trainer(tmp_path: Path, rows: list[Any], monkeypatch: pytest.MonkeyPatc
                 module.p = 0.0
         return DistillationTrainer(
             model=adapter.model.double().requires_grad_(True),
-            args=training_arguments(PLAN, tmp_path / f"out-{micro}", seed=0, parameters=1000),
+            args=training_arguments(plan, tmp_path / f"out-{micro}", seed=0, parameters=1000),
             train_dataset=build_instances(adapter, chosen, recipe, seed=0, top_k=2),
             eval_dataset=chosen,
             data_collator=Collator("classifier", 0),
@@ -142,3 +146,74 @@ def test_nothing_is_printed_and_nothing_is_reported(
     assert capsys.readouterr().out == ""
     names = {type(callback).__name__ for callback in trainer.callback_handler.callbacks}
     assert names == {"DefaultFlowCallback", "Stopwatch", "_Events"}
+
+
+class Clock:
+    """Seconds that only training and validating take: one each step, a hundred each validation."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def by_clock(make_trainer: MakeTrainer) -> Callable[..., DistillationTrainer]:
+    """A trainer of so many seconds, whose steps take one each and whose validations a hundred."""
+
+    def make(whole: float, clock: Clock) -> DistillationTrainer:
+        class Slow(Objective):
+            def __call__(self, model: Any, batch: Any) -> torch.Tensor:
+                clock.now += 1
+                return super().__call__(model, batch)
+
+        def validated() -> Validation:
+            clock.now += 100
+            return Validation(0.5, 1.0)
+
+        plan = replace(PLAN, steps=UNREACHED, warmup_steps=1_000_000, seconds=whole)
+        trainer = make_trainer(objective=Slow(parse_recipe("rationale_gate+logit_kd"), "classifier", 1.0), plan=plan)
+        trainer.validate = validated
+        trainer.rate = plan.rate
+        trainer.stopwatch.whole, trainer.stopwatch.clock = whole, clock
+        return trainer
+
+    return make
+
+
+def rates(trainer: DistillationTrainer) -> list[float]:
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def test_at_an_even_pace_a_training_by_the_clock_is_one_of_as_many_steps(
+    make_trainer: MakeTrainer, by_clock: Callable[..., DistillationTrainer]
+) -> None:
+    """Its learning rate follows the time, its validations are no part of that and come evenly."""
+    timed = by_clock(20.0, Clock())
+    timed.train()
+    assert timed.state.global_step == 20
+    assert [entry["step"] for entry in timed.state.log_history if "eval_rank" in entry] == list(range(2, 21, 2))
+    assert timed.stopwatch.seconds == 20 + 10 * 100
+    stepped = make_trainer(plan=replace(PLAN, steps=20, warmup_steps=2))
+    stepped.train()
+    assert rates(timed) == pytest.approx(rates(stepped))
+    for name, value in stepped.model.state_dict().items():
+        assert_close(timed.model.state_dict()[name], value, rtol=1e-7, atol=1e-9)
+
+
+def test_a_training_by_the_clock_that_is_interrupted_has_what_is_left_of_its_time(
+    by_clock: Callable[..., DistillationTrainer],
+) -> None:
+    clock = Clock()
+    first = by_clock(20.0, clock)
+    first.stopwatch.stop_after = 7  # where a process would be ended; the step is kept
+    first.train()
+    clock.now += 1e6  # nobody trained meanwhile
+    state = json.loads((Path(first.args.output_dir) / "checkpoint-7" / "trainer_state.json").read_text())
+    kept = state["stateful_callbacks"]["Stopwatch"]["attributes"]
+    assert (kept["seconds"] - kept["aside"], kept["tokens"] > 0) == (7.0, True)
+    second = by_clock(20.0, clock)
+    second.train(resume_from_checkpoint=str(Path(first.args.output_dir) / "checkpoint-7"))
+    assert second.state.global_step == 20
+    assert rates(second) == pytest.approx([1e-2 * PLAN.rate(step / 20) for step in range(20)])

@@ -195,7 +195,8 @@ def _about_training(spec: EvaluateSpec) -> list[str]:
     if passes < ENOUGH:
         found.append(
             f"Each training row was seen about {passes:.1f} times: a recipe that only learns faster looks better here "
-            "than after longer training. Raise max_steps to see whether a difference lasts."
+            f"than after longer training. Raise {'seconds' if spec.seconds_each else 'max_steps'} to see whether a "
+            "difference lasts."
         )
     taught = max(one.teacher_labelled for one in spec.arms)
     if taught:
@@ -212,7 +213,13 @@ def _about_training(spec: EvaluateSpec) -> list[str]:
             f"Of {untaught:,} training rows logit_kd had no probabilities that the student could follow (its tokenizer "
             "may cut their answers into other tokens than the teacher's): they trained the label alone."
         )
-    if len({one.steps for one in arms}) > 1:
+    if spec.seconds_each:
+        found.append(
+            f"Each training had {spec.seconds_each:g} s of wall time, its validations left out, and not a number of "
+            f"steps: they took {min(one.steps for one in arms):,} to {max(one.steps for one in arms):,}. A recipe that "
+            "reads more in each step took fewer, and so did one beside which its machine had other work."
+        )
+    elif len({one.steps for one in arms}) > 1:
         found.append(
             "The arms did not take the same number of training steps: their difference is not the recipe's alone."
         )

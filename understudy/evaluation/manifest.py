@@ -131,6 +131,11 @@ class ArmRecord(_Frozen):
     def name(self) -> str:
         return f"{self.recipe}, seed {self.seed}" + (f", {self.size} rows" if self.size else "")
 
+    @property
+    def by_clock(self) -> bool:
+        """Whether wall time ended it and moved its learning rate: such a training cannot be had again bit by bit."""
+        return self.settings.get("hyperparameters", {}).get("seconds") is not None
+
 
 class Manifest(_Frozen):
     """Everything that a report's arms came from."""
@@ -160,6 +165,8 @@ class Manifest(_Frozen):
     def spec(self, arm: ArmRecord, store: ArtifactStore | None) -> TrainSpec:
         """The training as it was asked for, every file found and its content checked.
 
+        One that had a time in place of steps takes as many steps as it took then, and its learning rate follows these.
+
         Raises ArtifactNotFound or ArtifactCorrupt for a file, InvalidRequest for a setting that this version of
         Understudy does not know and would leave out.
         """
@@ -171,7 +178,7 @@ class Manifest(_Frozen):
                 param="report",
             )
         return TrainSpec(
-            **arm.settings,
+            **_by_steps(arm),
             task=self.task,
             train=tuple(one.find(store) for one in self.data.train),
             annotated=self.data.annotated,
@@ -181,6 +188,18 @@ class Manifest(_Frozen):
         )
 
 
+def _by_steps(arm: ArmRecord) -> dict[str, Any]:
+    """A record's settings, those of a training by the clock as one of the steps that it took."""
+    if not arm.by_clock:
+        return dict(arm.settings)
+    asked = {**arm.settings["hyperparameters"], "seconds": None}
+    asked |= {
+        "n_epochs": arm.settings["stop_after"],
+        "max_steps": arm.settings["stop_after"],
+    }  # an epoch is a step or more
+    return {**arm.settings, "hyperparameters": asked, "stop_after": None}
+
+
 def settings_of(spec: TrainSpec, result: TrainResult) -> dict[str, Any]:
     """A training's own settings, with the step at which it ended in place of a limit of time.
 
@@ -188,7 +207,8 @@ def settings_of(spec: TrainSpec, result: TrainResult) -> dict[str, Any]:
     schedule.
     """
     settings = spec.model_dump(mode="json", exclude={*PLACES, "max_seconds"})
-    return settings | ({"stop_after": result.steps} if result.steps < result.planned_steps else {})
+    early = result.steps < result.planned_steps or spec.hyperparameters.seconds is not None
+    return settings | ({"stop_after": result.steps} if early else {})
 
 
 def weights_of(files: Mapping[str, str] | Path) -> dict[str, str]:

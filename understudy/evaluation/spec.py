@@ -107,6 +107,7 @@ class EvaluateSpec(_Frozen):
 
     Where no teacher took part there are none: `train` are the plain training rows. `notes` are what the job itself has
     to say of its results. `cut_from_teacher`: every student began as a part of the teacher (`cut:...`).
+    `seconds_each`: the wall time that each training had in place of a number of steps.
     """
 
     job_id: str
@@ -116,6 +117,7 @@ class EvaluateSpec(_Frozen):
     annotated: tuple[Path, ...] = ()
     teacher: TeacherFacts | None = None
     cut_from_teacher: bool = False
+    seconds_each: float | None = None
     notes: tuple[str, ...] = ()
     arms: tuple[ArmResult, ...] = Field(min_length=1)
     searched: tuple[Searched, ...] = ()

@@ -29,6 +29,9 @@ SCRATCH_EPOCHS = 6.0
 SCRATCH_STEPS = 400
 """The least for a model that knows nothing yet, however few its rows are."""
 
+UNREACHED = 10_000_000
+"""Steps of a training that ends by the clock."""
+
 WARMUP = 0.1
 WEIGHT_DECAY = 0.01
 LORA_FACTOR, LORA_MOST = 10.0, 1e-3
@@ -51,7 +54,8 @@ class Shape:
 class Plan:
     """`batch_size` counts the examples of one optimiser step, whatever number of views each of them has.
 
-    `patience` is in validations, None where a training goes to its end. What `precision` `auto` becomes depends on the
+    With `seconds` the training takes so much wall time and `steps` is a bound that none reaches. `patience` is in
+    validations, None where a training goes to its end. What `precision` `auto` becomes depends on the
     device, which is not known here (`trainer.training_arguments`).
     """
 
@@ -63,10 +67,22 @@ class Plan:
     weight_decay: float
     patience: int | None = None
     precision: Precision = "auto"
+    seconds: float | None = None
 
     @property
     def validate_every(self) -> int:
         return max(1, math.ceil(self.steps / VALIDATIONS))
+
+    def rate(self, share: float) -> float:
+        """The learning rate's factor when this share of a training is over, which may be one of its time.
+
+        It rises evenly over the first part and falls to zero at the end; at `share` = step / steps it is what
+        transformers' schedules of the same names give.
+        """
+        if share < WARMUP:
+            return share / WARMUP
+        left = (1 - min(share, 1.0)) / (1 - WARMUP)
+        return left if self.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
 
 
 def resolve(asked: Hyperparameters, *, rows: int, shape: Shape) -> Plan:
@@ -84,11 +100,14 @@ def resolve(asked: Hyperparameters, *, rows: int, shape: Shape) -> Plan:
         weight_decay=WEIGHT_DECAY,
         patience=asked.patience,
         precision=asked.precision,
+        seconds=asked.seconds,
     )
 
 
 def _steps(asked: Hyperparameters, rows: int, batch: int, scratch: bool) -> int:
     per_epoch = math.ceil(rows / batch)
+    if asked.seconds is not None:
+        return UNREACHED
     if asked.n_epochs != "auto":
         steps = math.ceil(asked.n_epochs * per_epoch)
     elif scratch:

@@ -85,7 +85,7 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
     # Of all rows that any arm may read, so that every arm takes the same number of steps.
     plan = resolve(spec.hyperparameters, rows=len(labelled) + len(sure), shape=_shape(spec, adapter))
     start = fingerprint(adapter)
-    stopwatch = Stopwatch(spec.max_seconds, spec.stop_after)
+    stopwatch = Stopwatch(spec.max_seconds, spec.stop_after, plan.seconds)
     trainer = DistillationTrainer(
         model=adapter.model,
         args=training_arguments(plan, out / "checkpoints", seed=spec.seed, parameters=adapter.model.num_parameters()),
@@ -97,7 +97,9 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         emit=emit,
         stopwatch=stopwatch,
         patience=plan.patience,
+        rate=plan.rate,
     )
+    _check_clock(plan, trainer)
     if trainer.is_world_process_zero():
         _claim(spec, out)
     trainer.accelerator.wait_for_everyone()
@@ -120,6 +122,15 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         _write(finished, result.model_dump_json(indent=1))
     return result
+
+
+def _check_clock(plan: Plan, trainer: DistillationTrainer) -> None:
+    if plan.seconds is not None and trainer.args.world_size > 1:
+        raise InvalidRequest(
+            f"{trainer.args.world_size} processes share a training step by step, and their clocks would end it at "
+            "different ones: give max_steps in place of seconds",
+            param="hyperparameters.seconds",
+        )
 
 
 def _read(spec: TrainSpec) -> list[Row]:
@@ -219,7 +230,7 @@ def _result(
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate,
         seconds=stopwatch.seconds,
-        planned_steps=plan.steps,
+        planned_steps=plan.steps if plan.seconds is None else trainer.state.global_step,
         tokens=int(stopwatch.tokens),
         parameters=trainer.model.num_parameters(),
         device=str(trainer.args.device),

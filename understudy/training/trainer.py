@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, TrainerState
@@ -25,7 +27,7 @@ from understudy.errors import InvalidRequest, ModelError
 from understudy.models.likelihood import IGNORE
 from understudy.training.collate import Tensors
 from understudy.training.objective import Objective
-from understudy.training.plan import Plan, Precision, micro_batch
+from understudy.training.plan import VALIDATIONS, Plan, Precision, micro_batch
 from understudy.training.sampler import LengthBuckets
 from understudy.training.spec import TrainEvent
 from understudy.training.validation import Validation
@@ -41,36 +43,73 @@ class Stopwatch(TrainerCallback, ExportableState):
     """Seconds and tokens over all runs of a training that was interrupted; kept in its checkpoints.
 
     After `limit` seconds, or `stop_after` steps, it ends the training at the step that is reached, with a last
-    validation.
+    validation. With `whole` seconds the training takes that long instead of a number of steps, the seconds `aside` of
+    its validations left out: it is logged and validated at even shares of that time. `clock` is monotonic.
     """
 
-    def __init__(self, limit: float | None = None, stop_after: int | None = None) -> None:
+    def __init__(
+        self,
+        limit: float | None = None,
+        stop_after: int | None = None,
+        whole: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limit = limit
         self.stop_after = stop_after
+        self.whole = whole
+        self.clock = clock
         self.before = 0.0
+        self.aside = 0.0
+        self.logged = 0  # even shares of `whole` that were told of
         self.tokens: Any = 0  # a tensor while it grows, so that no step waits for it
         self.started: float | None = None
 
     def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         self.read(state)
-        self.started = time.monotonic()
+        self.started = self.clock()
 
     def read(self, state: TrainerState) -> None:
         """Go on from what a checkpoint says; a fresh state has zeros there."""
         kept = state.stateful_callbacks["Stopwatch"]["attributes"]
         self.before, self.tokens = kept["seconds"], kept.get("tokens", 0)
+        self.aside, self.logged = kept.get("aside", 0.0), kept.get("logged", 0)
 
     def on_step_end(self, _: Any, state: Any, control: Any, **___: Any) -> None:
+        if self.whole is not None:
+            self._keep_time(control)
         late = self.limit is not None and self.seconds >= self.limit
         if late or (self.stop_after is not None and state.global_step >= self.stop_after):
             control.should_training_stop = control.should_evaluate = control.should_save = True
 
+    def _keep_time(self, control: Any) -> None:
+        """Log, validate and end by the clock."""
+        reached = int(self.share * _LOG_EVENTS)
+        if reached > self.logged:
+            control.should_log = True
+            if reached * VALIDATIONS // _LOG_EVENTS > self.logged * VALIDATIONS // _LOG_EVENTS:
+                control.should_evaluate = control.should_save = True
+        self.logged = reached
+        control.should_training_stop = control.should_training_stop or self.share >= 1
+
     @property
     def seconds(self) -> float:
-        return self.before + (time.monotonic() - self.started if self.started is not None else 0.0)
+        return self.before + (self.clock() - self.started if self.started is not None else 0.0)
+
+    @property
+    def share(self) -> float:
+        """How much of a training of `whole` seconds is over."""
+        assert self.whole is not None
+        return min(1.0, (self.seconds - self.aside) / self.whole)
+
+    def expected_steps(self, state: TrainerState) -> int:
+        """All steps that the training will take; by the clock as many as its pace so far lets expect."""
+        if self.whole is None:
+            return int(state.max_steps)
+        return max(state.global_step, round(state.global_step / max(self.share, 1 / _LOG_EVENTS)))
 
     def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {"seconds": self.seconds, "tokens": int(self.tokens)}}
+        counted = {"tokens": int(self.tokens), "aside": self.aside, "logged": self.logged}
+        return {"args": {}, "attributes": {"seconds": self.seconds, **counted}}
 
 
 class _Patience(EarlyStoppingCallback):
@@ -83,15 +122,16 @@ class _Patience(EarlyStoppingCallback):
 
 
 class _Events(TrainerCallback):
-    def __init__(self, emit: Callable[[TrainEvent], None]) -> None:
+    def __init__(self, emit: Callable[[TrainEvent], None], stopwatch: Stopwatch) -> None:
         self.emit = emit
+        self.stopwatch = stopwatch
 
     def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, float], **___: Any) -> None:
         if state.is_world_process_zero and ("loss" in logs or "eval_accuracy" in logs):
             self.emit(
                 TrainEvent(
                     step=state.global_step,
-                    total_steps=state.max_steps,
+                    total_steps=self.stopwatch.expected_steps(state),
                     loss=logs.get("loss"),
                     validation_accuracy=logs.get("eval_accuracy"),
                 )
@@ -101,7 +141,8 @@ class _Events(TrainerCallback):
 class DistillationTrainer(Trainer):
     """`validate` answers how good the model is now; it is called about ten times and the best checkpoint is kept.
 
-    After `patience` validations that were not better than the best before them the training ends.
+    After `patience` validations that were not better than the best before them the training ends. `rate` is the
+    learning rate's factor by share of the stopwatch's time, where a training has one in place of steps.
     """
 
     loss_is_scaled_for_ga = True  # by the number of examples of the step, see compute_loss
@@ -114,10 +155,12 @@ class DistillationTrainer(Trainer):
         emit: Callable[[TrainEvent], None],
         stopwatch: Stopwatch,
         patience: int | None = None,
+        rate: Callable[[float], float] | None = None,
         **kwargs: Any,
     ) -> None:
         patient = [_Patience(patience)] if patience is not None else []
-        super().__init__(callbacks=[stopwatch, _Events(emit), *patient], **kwargs)
+        super().__init__(callbacks=[stopwatch, _Events(emit, stopwatch), *patient], **kwargs)
+        self.rate = rate
         self.objective = objective
         self.stopwatch = stopwatch
         self.validate = validate
@@ -150,6 +193,15 @@ class DistillationTrainer(Trainer):
         step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthBuckets([len(one.label.ids) for one in instances], step, self.args.seed)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """By the clock where the training has a time, else transformers' own by steps."""
+        if self.stopwatch.whole is None or self.rate is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        rate, stopwatch = self.rate, self.stopwatch
+        scheduler = LambdaLR(optimizer or self.optimizer, lambda _: rate(stopwatch.share))
+        self.lr_scheduler = scheduler
+        return scheduler
+
     def compute_loss(
         self,
         model: Any,
@@ -165,9 +217,11 @@ class DistillationTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Ask the model in eval mode and report accuracy, loss and the rank that picks the best checkpoint."""
+        began = self.stopwatch.clock()
         self.model.eval()
         found = self.validate()
         self.model.train()
+        self.stopwatch.aside += self.stopwatch.clock() - began
         metrics = {"eval_accuracy": found.accuracy, "eval_loss": found.loss, "eval_rank": found.rank}
         self.log(dict(metrics))
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -53,6 +53,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         searched=job.facts.searched,
         rows=RowCounts(**job.facts.rows.model_dump() | {"train": job.train_rows, "unlabelled": job.unlabelled_rows}),
         notes=job.facts.cuts,
+        seconds_each=job.hyperparameters.seconds,
         manifest=manifest(context, job, trained, test),
         **(_of_the_teacher(context, job, read_examples(test), context.scratch(item), grip) if job.distils else {}),
     )
