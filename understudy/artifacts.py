@@ -3,10 +3,15 @@
 `publish` writes the files first and `manifest.json` last, so that a reader either sees a whole artifact or none. An id
 is the kind and a hash of the content: publishing the same bytes twice gives the same id and costs nothing. Aliases
 (`production` -> `model-...`) are the only thing here that changes. Knows nothing of what is inside an artifact.
+
+Removal takes two steps, so that it can be taken back: `set_aside` makes an artifact disappear at once and whole, and
+`purge` or `put_back` ends it. Whoever comes to rely on an artifact that exists already says so first with `use`, which
+looks again then; whoever removes one sets it aside first, and looks at `used_at` then: at least one sees the other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,10 +21,10 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -29,13 +34,16 @@ from fsspec.core import url_to_fs
 from understudy.aliases import Aliases, How, Move
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
 
-__all__ = ["Artifact", "ArtifactStore", "Kind", "check_alias", "published_for"]
+__all__ = ["Artifact", "ArtifactStore", "Inventory", "Kind", "Stray", "check_alias", "ids_in", "published_for"]
 
 Kind = Literal["file", "dataset", "shard", "model", "report"]
 _ID = re.compile(rf"({'|'.join(get_args(Kind))})-[0-9a-f]{{24}}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MANIFEST = "manifest.json"
 _PART = ".part"
+_USED, _REMOVED = "used", "removed"
+REMOVAL_SECONDS = 60.0
+"""How long a removal on an object store may take. Who publishes the same content meanwhile waits for its end."""
 _owner: ContextVar[str] = ContextVar("owner", default="")
 
 
@@ -49,6 +57,29 @@ class Artifact:
     bytes: int
     meta: Mapping[str, Any]
     created_at: int
+
+
+@dataclass(frozen=True)
+class Stray:
+    """What lies in a store and is no artifact: a part of one that was never completed. `modified`: its newest file."""
+
+    path: str
+    bytes: int
+    modified: float
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that a store holds at one time."""
+
+    artifacts: list[Artifact] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    strays: list[Stray] = field(default_factory=list)
+
+
+def ids_in(text: str) -> set[str]:
+    """Every artifact id that stands somewhere in a text."""
+    return {found.group() for found in _ID.finditer(text)}
 
 
 @contextmanager
@@ -105,8 +136,9 @@ class ArtifactStore:
             meta=dict(meta or {}),
             created_at=int(time.time()),
         )
-        if self.exists(artifact.id):
+        if self.use(artifact.id):
             return self.get(artifact.id)
+        self._wait_for_removal(artifact.id)
         if self._local and not os.path.lexists(self._path(artifact.id)):
             self._publish_at_once(artifact, folder)
         else:  # object stores cannot rename a folder; and a folder without a manifest is of a removal that was cut off
@@ -115,7 +147,26 @@ class ArtifactStore:
 
     def exists(self, artifact_id: str) -> bool:
         """True when the artifact is finished; a folder without a manifest does not exist."""
-        return bool(_ID.fullmatch(artifact_id)) and self.fs.exists(f"{self._path(artifact_id)}/{_MANIFEST}")
+        if not _ID.fullmatch(artifact_id):
+            return False
+        self.fs.invalidate_cache(self._path(artifact_id))
+        return bool(self.fs.exists(f"{self._path(artifact_id)}/{_MANIFEST}"))
+
+    def use(self, artifact_id: str) -> bool:
+        """Note that somebody relies on an artifact from now on; False where there is none."""
+        if not self.exists(artifact_id):
+            return False
+        self._write_small(f"{self.root}/{_USED}/{artifact_id}", str(time.time()).encode())
+        return self.exists(artifact_id)
+
+    def used_at(self, artifact_ids: Iterable[str]) -> dict[str, float]:
+        """When each of these was last noted to be used, in seconds since 1970; those that never were are left out."""
+        self.fs.invalidate_cache(f"{self.root}/{_USED}")
+        found = {}
+        for artifact_id in artifact_ids:
+            with suppress(FileNotFoundError, ValueError):
+                found[artifact_id] = float(self.fs.cat_file(f"{self.root}/{_USED}/{artifact_id}"))
+        return found
 
     def get(self, artifact_id: str) -> Artifact:
         """Read a manifest; raises ArtifactNotFound."""
@@ -148,11 +199,131 @@ class ArtifactStore:
         return place
 
     def delete(self, artifact_id: str) -> None:
-        """Remove an artifact, its manifest first, so that no reader meets half of it."""
+        """Remove an artifact, its manifest first, so that no reader meets half of it. Raises ArtifactNotFound."""
         self.get(artifact_id)
-        self.fs.rm_file(f"{self._path(artifact_id)}/{_MANIFEST}")
-        self.fs.rm(self._path(artifact_id), recursive=True)
+        with self.alone():
+            if self.set_aside(artifact_id):
+                self.purge(artifact_id)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else on this file system removes anything meanwhile; object stores have no locks."""
+        if not self._local:
+            yield
+            return
+        place = Path(self.root) / _REMOVED
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def set_aside(self, artifact_id: str) -> bool:
+        """Make an artifact disappear, at once and so that it can be put back; False where there is none.
+
+        Within `alone`. A file system renames its folder; on an object store its manifest moves, and its files stay.
+        """
+        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
         self._verified.discard(artifact_id)
+        if self._local:
+            shutil.rmtree(aside, ignore_errors=True)  # of a removal that was cut off: nobody else has the lock
+            try:
+                Path(self._path(artifact_id)).rename(aside)
+            except FileNotFoundError:
+                return False
+            return True
+        try:
+            manifest = self.fs.cat_file(f"{self._path(artifact_id)}/{_MANIFEST}")
+        except FileNotFoundError:
+            return False
+        self.fs.pipe_file(f"{aside}/{_MANIFEST}", manifest)
+        self.fs.rm_file(f"{self._path(artifact_id)}/{_MANIFEST}")
+        return True
+
+    def put_back(self, artifact_id: str) -> None:
+        """Let what was set aside be there again; where somebody has published it anew, that stays."""
+        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
+        if self._local:
+            with suppress(OSError):  # it is there again
+                Path(aside).rename(self._path(artifact_id))
+            shutil.rmtree(aside, ignore_errors=True)
+            return
+        self.fs.pipe_file(f"{self._path(artifact_id)}/{_MANIFEST}", self.fs.cat_file(f"{aside}/{_MANIFEST}"))
+        self.fs.rm_file(f"{aside}/{_MANIFEST}")
+
+    def purge(self, artifact_id: str) -> None:
+        """Remove for good what was set aside. Cut off in between, it is done again from its beginning."""
+        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
+        if self._local:
+            Path(aside, _MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(aside)
+        else:
+            for name in json.loads(self.fs.cat_file(f"{aside}/{_MANIFEST}"))["files"]:
+                with suppress(FileNotFoundError):
+                    self.fs.rm_file(f"{self._path(artifact_id)}/{name}")
+            self.fs.rm_file(f"{aside}/{_MANIFEST}")
+            shutil.rmtree(self._cache / artifact_id, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self.root}/{_USED}/{artifact_id}")
+
+    def removals(self) -> list[str]:
+        """What was set aside and neither put back nor purged, by those whose time for it is over. Within `alone`."""
+        self.fs.invalidate_cache(f"{self.root}/{_REMOVED}")
+        found = []
+        for path, facts in self.fs.find(f"{self.root}/{_REMOVED}", detail=True, withdirs=self._local).items():
+            name = self._inside(path).split("/")[1:2]
+            late = self._local or time.time() - _modified(facts) > REMOVAL_SECONDS
+            if name and _ID.fullmatch(name[0]) and late:
+                found.append(name[0])
+        return sorted(set(found))
+
+    def is_whole_aside(self, artifact_id: str) -> bool:
+        """Whether all files of what was set aside are still there, so that it can be put back."""
+        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
+        try:
+            files = json.loads(self.fs.cat_file(f"{aside}/{_MANIFEST}"))["files"]
+        except (FileNotFoundError, ValueError):
+            return False
+        return all(self.fs.exists(f"{aside if self._local else self._path(artifact_id)}/{name}") for name in files)
+
+    def inventory(self) -> Inventory:
+        """Everything that is there, in one listing."""
+        self.fs.invalidate_cache()
+        groups: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for path, facts in self.fs.find(self.root, detail=True).items():
+            first, _, rest = self._inside(path).partition("/")
+            groups[first][rest] = facts
+        self.fs.invalidate_cache()  # what was listed is soon not true any more
+        found = Inventory()
+        for name, files in sorted(groups.items()):
+            if _ID.fullmatch(name) and _MANIFEST in files:
+                try:
+                    found.artifacts.append(self.get(name))
+                except ArtifactNotFound:
+                    continue  # it was removed meanwhile
+                except ArtifactCorrupt:
+                    found.unreadable.append(name)
+            elif _ID.fullmatch(name) or name.endswith(_PART):
+                found.strays.append(_stray(f"{self.root}/{name}", files))
+            parts = {rest: one for rest, one in files.items() if rest.endswith(_PART)}
+            if not name.endswith(_PART):
+                found.strays.extend(_stray(f"{self.root}/{name}/{rest}", {"": one}) for rest, one in parts.items())
+        return found
+
+    def sweep_up(self, stray: Stray) -> None:
+        """Remove what was never completed."""
+        with suppress(FileNotFoundError):
+            self.fs.rm(stray.path, recursive=True)
+
+    def note(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep a small JSON object beside the artifacts, under a name that is none of theirs."""
+        self._write_json(f"{self.root}/{name}.json", value)
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """What `note` kept last; None where there is nothing."""
+        try:
+            return dict(json.loads(self.fs.cat_file(f"{self.root}/{name}.json")))
+        except FileNotFoundError:
+            return None
 
     def set_alias(
         self,
@@ -168,7 +339,8 @@ class ArtifactStore:
         Raises InvalidRequest, ArtifactNotFound, or Conflict where it does not name `expected` now.
         """
         check_alias(name)
-        self.get(artifact_id)
+        if not self.use(artifact_id):
+            self.get(artifact_id)
         return self.moves.move(name, artifact_id, how=how, by=by, expected=expected)
 
     def aliases(self) -> dict[str, str]:
@@ -221,6 +393,19 @@ class ArtifactStore:
             self._write(target, folder / name)
         self._write_json(f"{place}/{_MANIFEST}", artifact.__dict__)
 
+    def _wait_for_removal(self, artifact_id: str) -> None:
+        """On an object store the files of an artifact go one by one: what is published anew must not be among them."""
+        record = f"{self.root}/{_REMOVED}/{artifact_id}/{_MANIFEST}"
+        until = time.monotonic() + REMOVAL_SECONDS
+        while not self._local and time.monotonic() < until:
+            self.fs.invalidate_cache(record.rsplit("/", 1)[0])
+            if not self.fs.exists(record):
+                return
+            time.sleep(0.2)
+
+    def _inside(self, path: Any) -> str:
+        return str(path).removeprefix(self.root).lstrip("/")
+
     def _path(self, artifact_id: str) -> str:
         return f"{self.root}/{artifact_id}"
 
@@ -239,10 +424,13 @@ class ArtifactStore:
             shutil.copyfileobj(file, aside)
 
     def _write_json(self, target: str, value: Mapping[str, Any]) -> None:
-        content = json.dumps(dict(value), indent=1, sort_keys=True).encode()
+        self._write_small(target, json.dumps(dict(value), indent=1, sort_keys=True).encode())
+
+    def _write_small(self, target: str, content: bytes) -> None:
         if not self._local:
             self.fs.pipe_file(target, content)
             return
+        self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         with _aside(target) as aside:
             aside.write(content)
 
@@ -260,3 +448,17 @@ def _aside(target: str) -> Iterator[BinaryIO]:
     finally:
         with suppress(FileNotFoundError):
             Path(path).unlink()
+
+
+def _stray(path: str, files: Mapping[str, Mapping[str, Any]]) -> Stray:
+    newest = max(map(_modified, files.values()))
+    return Stray(path, sum(int(one.get("size") or 0) for one in files.values()), newest)
+
+
+def _modified(facts: Mapping[str, Any]) -> float:
+    """When a file was written, as the file systems of fsspec say it; now where they do not."""
+    for name in ("mtime", "LastModified", "last_modified", "created"):
+        value = facts.get(name)
+        if value is not None:
+            return float(value.timestamp() if hasattr(value, "timestamp") else value)
+    return time.time()

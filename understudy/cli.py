@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -255,6 +257,24 @@ def reproduce(
         asked: dict[str, Any] = {"reference": report, "arm": arm, "seed": seed, "size": size, "artifacts": artifacts}
         found = reproduction.show(console, as_json=as_json, **asked)
     raise typer.Exit(0 if found.confirmed else 1)
+
+
+@app.command()
+def gc(
+    home: Annotated[Path | None, typer.Option(help="The folder of the stack; else as UNDERSTUDY_... say.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would go, and why the rest stays.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="What is marked goes at once, not a grace period later.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Take over a store that another database has filled.")] = False,
+) -> None:
+    """Remove what no job, alias or file needs any more from the artifact store."""
+    given = {"--dry-run": dry_run, "--json": as_json, "--now": now, "--adopt": adopt}
+    options = [name for name, is_given in given.items() if is_given]
+    environment = os.environ | ({"UNDERSTUDY_HOME": str(home)} if home else {})
+    command = [sys.executable, "-m", "services.orchestrator.garbage", *options]
+    raise typer.Exit(subprocess.run(command, env=environment).returncode)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from services.orchestrator.context import Context, Send
 from services.orchestrator.dispatch import Sweeper
 from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
+from services.orchestrator.garbage import Janitor
 from services.orchestrator.keys import KeyStore
 from services.orchestrator.routes import files, jobs, models, versions
 from services.orchestrator.routes.away import answer_while_away
@@ -36,8 +37,9 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         sends = send or sender(create_celery(chosen))
         context = await run_in_threadpool(lambda: Context(chosen, sends, busy_seconds=chosen.database_patience))
-        sweeper = Sweeper(context)
+        sweeper, janitor = Sweeper(context), Janitor(chosen, context.database, context.artifacts)
         sweeper.start()
+        janitor.start()
         yield {
             "context": context,
             "keys": KeyStore(context.database, context.clock),
@@ -45,6 +47,7 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
             "followers": Followers(context, stopping=lambda: bool(app.state.draining)),
             "dry_run": DryRun(context, stopping=lambda: bool(app.state.draining)),
         }
+        await run_in_threadpool(janitor.stop)
         await run_in_threadpool(sweeper.stop)
         context.close()
 

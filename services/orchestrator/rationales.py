@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -35,6 +36,7 @@ __all__ = ["Rationales", "key_of", "keys_of"]
 
 log = structlog.get_logger()
 
+USED_SECONDS = 3600.0  # how exactly it is known when a shard was used last
 AT_ONCE = 500  # keys of one query: SQLite takes a bounded number of values
 
 
@@ -64,6 +66,7 @@ class Rationales:
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
         self._database = database
         self._artifacts = artifacts
+        self._noted: dict[str, float] = {}
 
     def find(self, keys: Sequence[str], examples: Sequence[AttributionExample]) -> list[Attribution | None]:
         """What is known of each example, as if it had been asked now."""
@@ -79,6 +82,7 @@ class Rationales:
         """The whole artifact behind a key, where it is there and undamaged."""
         for shard, _ in self._places([key]).values():
             try:
+                self._artifacts.use(shard)  # it must not go while its files are read
                 return self._artifacts.folder(shard)
             except (ArtifactCorrupt, ArtifactNotFound) as error:
                 log.warning("rationales_lost", shard=shard, error=error.message)
@@ -102,8 +106,16 @@ class Rationales:
                 for row in sql.execute(select(rationales).where(rationales.c.key.in_(keys[start : start + AT_ONCE])))
             }
 
+    def _note_use(self, shard: str) -> None:
+        """Let a shard count among those that were used last: the others are the first to go (see `garbage`)."""
+        now = time.monotonic()
+        if now - self._noted.get(shard, -USED_SECONDS) >= USED_SECONDS:
+            self._artifacts.use(shard)
+            self._noted[shard] = now
+
     def _row(self, shard: str, place: int) -> AnnotatedExample | None:
         """A row of a shard; None where it is gone or damaged."""
+        self._note_use(shard)
         try:
             return _read(self._artifacts.folder(shard) / "shard.parquet")[place]
         except (ArtifactCorrupt, ArtifactNotFound, IndexError) as error:

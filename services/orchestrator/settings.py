@@ -70,6 +70,16 @@ class Settings(GuardedSettings):
     """The least share of validation rows that an engine answers as the reference does; else it is not published."""
     engine_max_drop: float = Field(default=MAX_DROP, ge=0, le=1)
     """By how much its share of right answers may be lower: 0.005 is half a point."""
+    gc: bool = True
+    """Whether this process removes, now and then, what no job, alias or file needs any more."""
+    gc_every_hours: float = Field(default=6.0, gt=0)
+    gc_retention_days: float = Field(default=30.0, ge=0)
+    """How long after a job's end its unpublished models, data set and shards are kept; `reproduce` reads them."""
+    gc_grace_hours: float = Field(default=24.0, ge=1)
+    """How long a thing must have been needed by nobody before it goes, and how long one that was used is left alone."""
+    rationale_cache_bytes: int = Field(default=20 * 1024**3, ge=0)
+    """The answers of teachers that are kept for later jobs; those that were used longest ago go first."""
+    rationale_cache_days: float = Field(default=180.0, ge=0)
     max_upload_bytes: int = Field(default=512 * 1024**2, ge=1)
     max_body_bytes: int = Field(default=1024**2, ge=1)
     """The largest body of any other request."""
