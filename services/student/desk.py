@@ -64,6 +64,7 @@ class Desk:
             max_padded_tokens=self.settings.max_padded_tokens,
             max_items=self.settings.max_queue,
             max_tokens=self.settings.max_queue_tokens,
+            in_order=True,  # engines group their rows by length themselves
             watch=metrics.batch,
         )
         self.shadow = Shadow(models, busy=lambda: self._queue.items > 0)

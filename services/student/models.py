@@ -151,6 +151,7 @@ class Models:
             del self._moving[alias]
 
     def _note(self, alias: str, problem: str) -> None:
+        problem = _without_place(problem, str(self.store.root), "the store")
         if self.problems.get(alias) != problem:
             log.warning("alias_not_served", alias=alias, still=self._served.get(alias), problem=problem)
         self.problems[alias] = problem
@@ -181,7 +182,7 @@ class Models:
         return await asyncio.shield(self._loading[artifact])
 
     async def _open(self, artifact: str, moving: bool) -> Served:
-        started = time.monotonic()
+        started, folder = time.monotonic(), Path(artifact)
         try:
             folder, size = await self._loader.run(self._fetch, artifact)
             self._admit(artifact, size, moving)
@@ -189,6 +190,8 @@ class Models:
             model = await self._loader.run(self._read, artifact, folder)
             self._admit(artifact, model.bytes, moving)
         except Exception as error:
+            if isinstance(error, UnderstudyError):
+                error.message = _without_place(error.message, str(folder), artifact)
             if not getattr(error, "retryable", False):
                 self._failed[artifact] = (time.monotonic(), error)
             raise
@@ -261,6 +264,14 @@ class Models:
             kept = {*self._pinned, *self._served}
             self.problems = {alias: text for alias, text in self.problems.items() if alias in kept}
             log.info("model_put_out", artifact=name)
+
+
+def _without_place(text: str, place: str, name: str) -> str:
+    """A message that calls a folder by a name: where models lie is not for callers, and `/readyz` is open to all."""
+    text = text.replace(place, name)
+    # Libraries' messages are cut, and so may be a path at their end.
+    begun = next((n for n in range(len(place), 4, -1) if text.endswith(place[:n])), 0)
+    return f"{text[: len(text) - begun]}..." if begun else text
 
 
 def _least_bytes(folder: Path, engine: str) -> int:

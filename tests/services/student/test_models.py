@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from understudy.models.sizes import parameters
 from understudy.schemas import PredictionInput
 from understudy.serving.hf import HFEngine
 
@@ -416,7 +418,71 @@ async def test_models_are_put_out_when_their_bytes_are_too_many(
     async with running(store, max_model_bytes=size // 2) as student:
         answer = await student.ask()
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, "model")
-        assert "raise max_model_bytes" in answer.json()["error"]["message"]
+        assert f"takes {size:,} bytes" in answer.json()["error"]["message"]
+        assert f"models of {size // 2:,} bytes together" in answer.json()["error"]["message"]
+
+
+def _sizes(store: Any, *artifacts: str) -> list[int]:
+    return [4 * parameters(store.folder(artifact)) for artifact in artifacts]
+
+
+async def test_a_model_that_never_fits_is_refused_unread_and_puts_out_nobody(
+    running: Any, store: Any, publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = publish("writer", "production"), publish("one")
+    sizes = _sizes(store, small, large)
+    loaded = []
+    load = HFEngine.load
+    monkeypatch.setattr(HFEngine, "load", lambda *args, **more: loaded.append(args[2]) or load(*args, **more))
+    for budget, words in ((sizes[1] - 1, "choose a smaller one"), (sum(sizes) - 1, "those of production take")):
+        async with running(store, max_models=9, max_model_bytes=budget) as student:
+            await student.until_ready()
+            refused = await student.ask(model=large)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (422, "model")
+            message = refused.json()["error"]["message"]
+            assert f"'{large}' takes {sizes[1]:,} bytes, and this service keeps models of {budget:,} bytes" in message
+            assert words in message
+            assert [model["id"] for model in (await student.models())["data"]] == [small]
+    assert large not in loaded
+
+
+async def test_a_model_in_use_is_not_put_out_for_another(
+    running: Any, store: Any, publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = publish("one", "production"), publish("two"), publish("three")
+    began, go = threading.Event(), threading.Event()
+    predict = HFEngine.predict
+
+    def held(engine: HFEngine, inputs: Any, **options: Any) -> Any:
+        if inputs[0].input == "this takes long":
+            began.set()
+            assert go.wait(60)
+        return predict(engine, inputs, **options)
+
+    monkeypatch.setattr(HFEngine, "predict", held)
+    async with running(store, max_models=9, max_model_bytes=sum(_sizes(store, one, two))) as student:
+        await student.until_ready()
+        long = asyncio.create_task(student.ask("this takes long", model=two))
+        assert await asyncio.to_thread(began.wait, 60)
+        refused = await student.ask(model=three)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert "those in memory are in use" in refused.json()["error"]["message"]
+        assert {model["id"] for model in (await student.models())["data"]} == {one, two}
+        go.set()
+        assert (await long).json()["artifact"] == two
+        assert await student.artifact(model=three) == three
+        assert {model["id"] for model in (await student.models())["data"]} == {one, three}
+
+
+async def test_the_default_alias_moves_although_there_is_no_room_for_two(
+    running: Any, store: Any, publish: Callable[..., str]
+) -> None:
+    one, two = publish("one", "production"), publish("two")
+    async with running(store, max_model_bytes=max(_sizes(store, one, two))) as student:
+        await student.until_ready()
+        store.set_alias("production", two)
+        await student.until_served(two)
+        assert [model["id"] for model in (await student.models())["data"]] == [two]
 
 
 # --- canary --------------------------------------------------------------------------------------------------------
