@@ -121,3 +121,43 @@ def test_a_remote_store_is_copied_here_and_verified(folder: Path, tmp_path: Path
     fresh = ArtifactStore("memory://bucket/artifacts", cache=tmp_path / "cache2")
     with pytest.raises(ArtifactCorrupt):
         fresh.folder(artifact.id)
+
+
+@pytest.mark.parametrize("root", ["folder", "memory://removal/artifacts"])
+def test_one_that_goes_while_somebody_says_that_he_relies_on_it_is_not_taken_for_there(
+    folder: Path, tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(tmp_path / "artifacts") if root == "folder" else root
+    store, other = ArtifactStore(place, cache=tmp_path / "cache"), ArtifactStore(place, cache=tmp_path / "cache")
+    artifact = store.publish("model", folder)
+    note, times = store._write_small, iter([1])
+
+    def after_it_went(target: str, content: bytes) -> None:
+        if "/used/" in target and next(times, None):
+            other.delete(artifact.id)
+        note(target, content)
+
+    monkeypatch.setattr(store, "_write_small", after_it_went)
+    assert not store.use(artifact.id)
+    store.publish("model", folder)
+    assert store.use(store.publish("model", folder).id)
+    assert (store.folder(artifact.id) / "weights.bin").is_file()
+
+
+@pytest.mark.parametrize("root", ["folder", "memory://aside/artifacts"])
+def test_what_is_set_aside_is_gone_at_once_and_can_be_put_back(folder: Path, tmp_path: Path, root: str) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts") if root == "folder" else root, cache=tmp_path / "cache")
+    artifact = store.publish("model", folder)
+    with store.alone():
+        assert store.set_aside(artifact.id)
+        assert not store.exists(artifact.id)
+        assert not store.set_aside(artifact.id)
+        assert store.is_whole_aside(artifact.id)
+        store.put_back(artifact.id)
+    assert (store.folder(artifact.id) / "weights.bin").is_file()
+    assert store.get(artifact.id) == artifact
+    with store.alone():
+        assert store.set_aside(artifact.id)
+        store.purge(artifact.id)
+        assert not store.is_whole_aside(artifact.id)
+    assert [name for name in store.fs.find(store.root) if not name.endswith("lock")] == []

@@ -225,11 +225,10 @@ class ArtifactStore:
         aside = f"{self.root}/{_REMOVED}/{artifact_id}"
         self._verified.discard(artifact_id)
         if self._local:
-            shutil.rmtree(aside, ignore_errors=True)  # of a removal that was cut off: nobody else has the lock
-            try:
-                Path(self._path(artifact_id)).rename(aside)
-            except FileNotFoundError:
+            if not self.exists(artifact_id):
                 return False
+            shutil.rmtree(aside, ignore_errors=True)  # of a removal that was cut off: nobody else has the lock
+            Path(self._path(artifact_id)).rename(aside)
             return True
         try:
             manifest = self.fs.cat_file(f"{self._path(artifact_id)}/{_MANIFEST}")

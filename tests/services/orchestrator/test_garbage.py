@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -108,9 +109,14 @@ class Yard:
         self.collector().collect()
 
 
-@pytest.fixture(params=["folder", "memory"])
+S3 = os.environ.get("UNDERSTUDY_TEST_S3")
+"""A bucket to use as well, `s3://name`, where AWS_ENDPOINT_URL and the credentials are in the environment."""
+
+
+@pytest.fixture(params=["folder", "memory", *(["s3"] if S3 else [])])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "artifacts") if request.param == "folder" else f"memory://{uuid.uuid4().hex}/artifacts"
+    remote = {"memory": f"memory://{uuid.uuid4().hex}", "s3": f"{S3}/{uuid.uuid4().hex}"}
+    return str(tmp_path / "artifacts") if request.param == "folder" else f"{remote[request.param]}/artifacts"
 
 
 @pytest.fixture
