@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.database import Database, api_keys, files, jobs, made_by_keys
@@ -105,7 +105,7 @@ class KeyStore:
     def revoke(self, key_id: str) -> ApiKey:
         """Shut a key out for good; again changes nothing. Raises NotFound."""
         with self._database.write() as sql:
-            open_yet = (api_keys.c.id == key_id) & api_keys.c.revoked_at.is_(None)
+            open_yet = (api_keys.c.id == _in_a_table(key_id)) & api_keys.c.revoked_at.is_(None)
             sql.execute(update(api_keys).where(open_yet).values(revoked_at=self._clock()))
             row = sql.execute(_by_id(key_id)).one_or_none()
         if row is None:
@@ -231,9 +231,13 @@ def _check(name: str, scope: str, expires_in: float | None, quotas: Quotas) -> N
             )
 
 
-def _by_id(key_id: str) -> Any:
-    # PostgreSQL takes no NUL; such an id is in no table.
-    return select(api_keys).where(api_keys.c.id == (key_id if key_id.isprintable() else ""))
+def _by_id(key_id: str) -> Select[Any]:
+    return select(api_keys).where(api_keys.c.id == _in_a_table(key_id))
+
+
+def _in_a_table(key_id: str) -> str:
+    """The id, or one that no key has for what PostgreSQL would not take, such as a NUL."""
+    return key_id if key_id.isprintable() else ""
 
 
 def _key(row: Row[Any]) -> ApiKey:
