@@ -170,6 +170,25 @@ def test_items_of_many_callers_share_batches_within_the_budget_sorted_by_length(
     ]
 
 
+def test_in_order_nobody_is_overtaken_and_a_batch_is_full_without_its_padding() -> None:
+    async def main() -> tuple[Model, list[BatchFacts]]:
+        model, seen = Model(), list[BatchFacts]()
+        queue = batcher(model, in_order=True, watch=seen.append)
+        first = await held(queue, model)
+        lengths = (45, 10, 44, 11, 11, 200, 10)
+        waiting = [asyncio.create_task(queue.run("k", [length], [length])) for length in lengths]
+        await asyncio.sleep(0.01)
+        model.open.set()
+        assert [await one for one in waiting] == [[f"k:{n}"] for n in lengths]
+        await first
+        await asyncio.to_thread(queue.close)
+        return model, seen
+
+    model, seen = asyncio.run(main())
+    assert model.batches[1:] == [("k", [45, 10, 44]), ("k", [11, 11]), ("k", [200]), ("k", [10])]
+    assert [(facts.size, facts.tokens, facts.padded) for facts in seen[1:3]] == [(3, 99, 100), (2, 22, 22)]
+
+
 def test_the_batch_with_the_oldest_item_is_the_next_whatever_its_key_and_length() -> None:
     async def main() -> list[tuple[Any, list[Any]]]:
         model = Model()

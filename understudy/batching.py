@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -136,8 +136,14 @@ class DynamicBatcher(Generic[I, R]):
 
     Items with equal keys may share a batch. The batch that holds the oldest item of all is always the next, so nobody
     starves; in it are the items whose lengths are closest. Nothing waits while the thread is idle, and batches fill by
-    themselves while it is busy. `work` receives a key and its items and returns one result for each. Where it raises,
-    the batch is halved until only the items at fault are left, whose futures get the error.
+    themselves while it is busy.
+
+    Work that groups its items by length itself is better given those that have waited longest: with `in_order`, a batch
+    is the oldest items of its key whose lengths fit the budget together, padding not counted. Nobody is overtaken then,
+    and under load the slowest answers take about as long as the others.
+
+    `work` receives a key and its items and returns one result for each. Where it raises, the batch is halved until only
+    the items at fault are left, whose futures get the error.
 
     `max_items` and `max_tokens` (in costs) bound what is accepted and has not ended; more is refused at once
     with Overloaded, whose `retry_after` is the time that the queue takes to drain at its measured pace. An item whose
@@ -151,9 +157,11 @@ class DynamicBatcher(Generic[I, R]):
         max_padded_tokens: int,
         max_items: int,
         max_tokens: int | None = None,
+        in_order: bool = False,
         watch: Callable[[BatchFacts], None] | None = None,
     ) -> None:
         self.max_padded_tokens = max_padded_tokens
+        self.in_order = in_order
         self.max_items = max_items
         self.max_tokens = max_tokens
         self.items = 0
@@ -255,14 +263,27 @@ class DynamicBatcher(Generic[I, R]):
                 return None
             key = min(self._waiting, key=lambda key: next(iter(self._waiting[key])))
             group = self._waiting[key]
-            oldest = list(itertools.islice(group.values(), HORIZON))
-            plan = plan_batches([entry.length for entry in oldest], self.max_padded_tokens)
-            batch = [oldest[i] for i in next(positions for positions in plan if 0 in positions)]
+            batch = self._oldest(group.values()) if self.in_order else self._closest(group.values())
             for entry in batch:
                 del group[entry.number]
             if not group:
                 del self._waiting[key]
             return key, batch
+
+    def _oldest(self, waiting: Collection[_Entry[I, R]]) -> list[_Entry[I, R]]:
+        sums = itertools.accumulate(entry.length for entry in waiting)
+        fit = sum(1 for _ in itertools.takewhile(lambda total: total <= self.max_padded_tokens, sums))
+        return list(itertools.islice(waiting, max(1, fit)))
+
+    def _closest(self, waiting: Collection[_Entry[I, R]]) -> list[_Entry[I, R]]:
+        oldest = list(itertools.islice(waiting, HORIZON))
+        plan = plan_batches([entry.length for entry in oldest], self.max_padded_tokens)
+        return [oldest[i] for i in next(positions for positions in plan if 0 in positions)]
+
+    def _padded(self, lengths: Sequence[int]) -> int:
+        """Tokens with padding; work that is given its items in order groups them as well as this."""
+        passes = plan_batches(lengths, self.max_padded_tokens) if self.in_order else [range(len(lengths))]
+        return sum(len(one) * max(lengths[i] for i in one) for one in passes)
 
     def _run(self, key: Hashable, batch: list[_Entry[I, R]]) -> None:
         began = time.monotonic()
@@ -275,7 +296,7 @@ class DynamicBatcher(Generic[I, R]):
         _deliver(batch, outcomes)
         if self._watch is not None:
             lengths = [entry.length for entry in batch]
-            self._watch(BatchFacts(len(batch), sum(lengths), len(batch) * max(lengths), seconds))
+            self._watch(BatchFacts(len(batch), sum(lengths), self._padded(lengths), seconds))
 
     def _outcomes(self, key: Hashable, batch: list[_Entry[I, R]]) -> list[R | _Failed]:
         """A result or an error for each item; a batch that fails is halved, so that no item fails for its neighbour."""
