@@ -21,6 +21,7 @@ from services.orchestrator.settings import Settings
 from services.orchestrator.store import FileRow, FileStore, JobStore
 from services.orchestrator.tally import Tallies
 from services.orchestrator.teachers import Teachers
+from services.orchestrator.turns import Turns
 from understudy.artifacts import ArtifactStore
 
 __all__ = ["Context", "Grip", "Send"]
@@ -69,6 +70,7 @@ class Context:
         self.outbox = Outbox(self.database, settings.window, settings.resend_seconds, clock)
         self.rationales = Rationales(self.database, self.artifacts)
         self.tallies = Tallies(self.database)
+        self.turns = Turns()
         self.idempotency = Idempotency(self.database, clock)
 
     def path_of(self, file: FileRow) -> Path:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +26,7 @@ from understudy.errors import InternalError, LeaseLost, UnderstudyError
 __all__ = ["Hold", "WorkerStops", "execute"]
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 INSIST_SECONDS = 0.2
 
@@ -36,7 +37,17 @@ class WorkerStops(Exception):
 
 def execute(context: Context, item_id: str, worker: str, stopping: threading.Event) -> bool:
     """Claim, run and record one item; False when there was nothing to claim, as when a message came twice."""
-    item = _claim(context, item_id, worker, stopping)
+    suspect = _patiently(lambda: context.leases.is_suspect(item_id), stopping)
+    patience = context.settings.lease_seconds
+    with context.turns.take(alone=suspect, patience=patience, stop=stopping.is_set) as ours:
+        if not ours:
+            context.leases.postpone(item_id)
+            return False
+        return _execute(context, item_id, worker, stopping)
+
+
+def _execute(context: Context, item_id: str, worker: str, stopping: threading.Event) -> bool:
+    item = _patiently(lambda: context.leases.claim(item_id, worker), stopping)
     if item is None:
         return False
     with (
@@ -50,15 +61,15 @@ def execute(context: Context, item_id: str, worker: str, stopping: threading.Eve
     return True
 
 
-def _claim(context: Context, item_id: str, worker: str, stopping: threading.Event) -> Item | None:
-    """Claim an item, however long the database is away: its message is here, and another is sent only much later."""
+def _patiently(ask: Callable[[], T], stopping: threading.Event) -> T:
+    """Ask, however long the database is away: the message is here, and another is sent only much later."""
     while True:
         try:
-            return context.leases.claim(item_id, worker)
+            return ask()
         except SQLAlchemyError as error:
             if not is_away(error) or stopping.wait(INSIST_SECONDS):
                 raise
-            log.warning("claim_failed", item=item_id, error=str(error)[:300])
+            log.warning("claim_failed", error=str(error)[:300])
 
 
 def _run(context: Context, item: Item, stopping: threading.Event) -> str:

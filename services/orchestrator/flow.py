@@ -7,17 +7,18 @@ what the phases do nor how a message is sent.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, exists, func, insert, select, true, update
 
 from services.orchestrator.database import Database, jobs, work_items
 from services.orchestrator.jobs import ACTIVE, Event, Item, Job, JobError, NewItem, Phase, Queue, Status, new_id
-from services.orchestrator.leases import LONGEST_PAUSE, end_items, item_of
+from services.orchestrator.leases import LONGEST_PAUSE, end_items, give_up, item_of
 from services.orchestrator.store import add_event, insert_job, locked_job, write_job
 from understudy.errors import UnderstudyError
 
@@ -63,15 +64,20 @@ class Flow:
         with self._database.read() as sql:
             return [(row.id, row.phase) for row in sql.execute(query)]
 
-    def finish(self, job_id: str, phase: Phase, following: Phase, advance: Advance) -> Job | None:
+    def finish(
+        self, job_id: str, phase: Phase, following: Phase, advance: Advance, *, since: float | None = None
+    ) -> Job | None:
         """Move the job from a finished phase to the next; None when it is not finished or another process was first.
 
-        An error that `advance` raises fails the job.
+        `advance` may answer with the job in the phase that it was in, and more of that phase's items: its next round.
+        `since` is when the phase began that the caller saw finished: a round that another process has begun meanwhile
+        began later. An error that `advance` raises fails the job.
         """
-        now = self._clock()
+        now = self._clock() if since is None else max(self._clock(), math.nextafter(since, math.inf))
+        seen = jobs.c.phase_started_at == since if since is not None else true()
         move = (
             update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.phase == phase, jobs.c.status.in_(ACTIVE), ~_unfinished())
+            .where(jobs.c.id == job_id, jobs.c.phase == phase, seen, jobs.c.status.in_(ACTIVE), ~_unfinished())
             .values(phase=following, phase_started_at=now)
         )
         with self._database.write() as sql:
@@ -88,7 +94,9 @@ class Flow:
                 for event in _news(job, known):
                     add_event(sql, job_id, event, now)
                 begins = f"Phase {phase} is done, {following} begins" if coming else "The job has succeeded"
-                add_event(sql, job_id, Event(message=begins, data={"phase": following}), now)
+                if coming and job.phase == phase:
+                    begins = f"Phase {phase} goes on with another round"
+                add_event(sql, job_id, Event(message=begins, data={"phase": job.phase if coming else following}), now)
             if coming:
                 self._insert_items(sql, job, coming)
             write_job(sql, job)
@@ -114,6 +122,7 @@ class Flow:
                 of_job.where(work_items.c.state == "running").values(
                     state="pending",
                     attempts=work_items.c.attempts - 1,
+                    worker=None,
                     lease_until=None,
                 )
             )
@@ -190,7 +199,7 @@ class Flow:
     def _recover(self, sql: Connection, item: Item, now: float) -> None:
         job = locked_job(sql, item.job_id)
         held = (work_items.c.id == item.id) & (work_items.c.token == item.token) & (work_items.c.state == "running")
-        # Whatever kills its worker takes its neighbours with it each time: from the second time on they part ways.
+        # Its worker's name stays: it is a suspect now, and runs alone. From the second time on it also waits a little.
         pause = 0.0 if item.attempts == 1 else random.uniform(0, min(LONGEST_PAUSE, self._lease * item.attempts))
         values = {"state": "pending", "lease_until": None, "sent_at": None, "not_before": now + pause}
         if sql.execute(update(work_items).where(held).values(**values)).rowcount != 1:
@@ -199,14 +208,16 @@ class Flow:
         event = Event(message=f"{where}: worker {item.worker} has not been heard of", level="warn")
         if item.attempts >= item.max_attempts and job.active:
             error = JobError(code="worker_lost", message=f"{where}: the worker died each time it had this work")
-            write_job(sql, job.to("failed", error=error, finished_at=int(now)))
-            end_items(sql, job.id, now)
-            event = Event(message=error.message, level="error")
-        add_event(sql, job.id, event, now)
+            add_event(sql, job.id, Event(message=error.message, level="error"), now)
+            give_up(sql, job, item, error, now)
+        else:
+            add_event(sql, job.id, event, now)
 
     def _insert_items(self, sql: Connection, job: Job, coming: Next) -> None:
         fresh = {"state": "pending", "attempts": 0, "max_attempts": self._max_attempts, "token": 0, "not_before": 0.0}
         fresh |= {"sends": 0, "completed": 0, "created_at": self._clock()}
+        mine = (work_items.c.job_id == job.id) & (work_items.c.phase == job.phase)
+        before = sql.scalar(select(func.count()).select_from(work_items).where(mine)) or 0  # of earlier rounds
         values = [
             {
                 **fresh,
@@ -218,7 +229,7 @@ class Flow:
                 "payload": dict(item.payload),
                 "total": item.total,
             }
-            for index, item in enumerate(coming.items)
+            for index, item in enumerate(coming.items, start=before)
         ]
         sql.execute(insert(work_items), values)
 

@@ -35,6 +35,7 @@ __all__ = [
     "Phase",
     "Queue",
     "Rows",
+    "SetAside",
     "Status",
     "new_id",
 ]
@@ -106,10 +107,20 @@ class Rows(Record):
     unlabelled: int = 0
 
 
+class SetAside(Record):
+    """A shard of rows that was given up, and why: the job went on without it."""
+
+    index: int
+    unlabelled: bool
+    rows: tuple[str, ...]
+    error: JobError
+
+
 class Estimate(Record):
     """What a job was expected to cost. Seconds are of one worker; None is not known, and `unknown` says why.
 
-    After a search `runs` are at most so many: which arms are trained in full is not known before.
+    After a search `runs` are at most so many: which arms are trained in full is not known before. `search_runs` are
+    those of all its rounds, `search_steps_per_run` the steps of the last one.
     """
 
     runs: int
@@ -140,6 +151,7 @@ class Facts(Record):
     fingerprint: str | None = None  # annotate
     annotated: int | None = None
     unlabelled_annotated: int | None = None
+    set_aside: tuple[SetAside, ...] = ()
     teacher_tokens: int = 0
     searched: tuple[Searched, ...] = ()  # search
     trained_tokens: int | None = None  # train
@@ -210,6 +222,15 @@ class Job(Record):
         if not self.searches:
             without.add("search")
         return tuple(phase for phase in PHASES if phase not in without)
+
+    def spares(self, phase: Phase, rows: int) -> bool:
+        """Whether the job goes on where so many rows of the phase, in all, could not be worked on."""
+        bound = self.distillation.max_failed_share * (self.train_rows + self.unlabelled_rows) if self.distils else 0
+        return self.may_spare(phase) and rows <= bound
+
+    def may_spare(self, phase: Phase) -> bool:
+        """Whether the job may go on without some of the phase's work."""
+        return phase == "annotate" and self.distillation.on_failed_shard == "skip"
 
     @property
     def searches(self) -> bool:

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Row, and_, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from services.orchestrator.database import Database, jobs, work_items
-from services.orchestrator.jobs import ACTIVE, Event, Item, JobError
+from services.orchestrator.jobs import ACTIVE, Event, Item, Job, JobError
 from services.orchestrator.store import add_event, locked_job, write_job
 from understudy.errors import LeaseLost
 
-__all__ = ["LONGEST_PAUSE", "Leases", "end_items", "item_of"]
+__all__ = ["LONGEST_PAUSE", "Leases", "end_items", "give_up", "item_of"]
 
 LONGEST_PAUSE = 120.0  # seconds until another attempt, whatever a teacher asks for
 
@@ -62,6 +62,20 @@ class Leases:
             sql.execute(started)
         return item_of(row)
 
+    def is_suspect(self, item_id: str) -> bool:
+        """Whether the last worker that had the item was not heard of again: it may be what ends its workers."""
+        held = or_(work_items.c.state == "pending", work_items.c.lease_until < self._clock())
+        lost = select(work_items.c.id).where(work_items.c.id == item_id, work_items.c.worker.is_not(None), held)
+        with self._database.read() as sql:
+            return sql.scalar(lost.where(work_items.c.state.in_(("pending", "running")))) is not None
+
+    def postpone(self, item_id: str) -> None:
+        """Let an item that waits wait a little longer, and have a message sent for it then."""
+        waits = (work_items.c.id == item_id) & (work_items.c.state == "pending")
+        later = {"sent_at": None, "not_before": self._clock() + self._lease / 2}
+        with self._database.write() as sql:
+            sql.execute(update(work_items).where(waits).values(later))
+
     def heartbeat(self, item: Item, completed: int, total: int) -> None:
         """Extend the lease and show progress. Raises LeaseLost."""
         with self._database.write() as sql:
@@ -86,28 +100,55 @@ class Leases:
     def release(self, item: Item) -> None:
         """Give the item back untouched, for another worker at once; this was no attempt. Raises LeaseLost."""
         with self._database.write() as sql:
-            _write_held(sql, item, state="pending", attempts=item.attempts - 1, lease_until=None, sent_at=None)
+            back = {"state": "pending", "attempts": item.attempts - 1, "worker": None}
+            _write_held(sql, item, **back, lease_until=None, sent_at=None)
 
     def fail(self, item: Item, error: JobError, *, retryable: bool, pause: float) -> bool:
-        """Give the item back for another attempt after `pause` seconds (True), or fail it and its job (False).
+        """Give the item back for another attempt after `pause` seconds (True), or give it up (False).
 
-        Raises LeaseLost.
+        What no attempt can mend fails the job; of what they only did not, the job decides. Raises LeaseLost.
         """
         now, pause = self._clock(), min(pause, LONGEST_PAUSE)
         again = retryable and item.attempts < item.max_attempts
         values: dict[str, Any] = {"error": error.model_dump(), "lease_until": None}
         if again:
-            values |= {"state": "pending", "not_before": now + pause, "sent_at": None}
+            values |= {"state": "pending", "not_before": now + pause, "sent_at": None, "worker": None}
         else:
             values |= {"state": "failed", "finished_at": now}
         with self._database.write() as sql:
             job = locked_job(sql, item.job_id)
             _write_held(sql, item, **values)
-            if not again:
-                write_job(sql, job.to("failed", error=error, finished_at=int(now)))
-                end_items(sql, item.job_id, now)
             add_event(sql, item.job_id, _story(item, error, again, pause), now)
+            if not again:
+                give_up(sql, job, item, error, now, spare=retryable)
         return again
+
+
+def give_up(sql: Connection, job: Job, item: Item, error: JobError, now: float, *, spare: bool = True) -> None:
+    """Fail a job for an item that had all its attempts, or set the item aside where the job may `spare` it.
+
+    An item that is set aside is done: its answer says that there is none.
+    """
+    if spare and job.spares(item.phase, item.total + _rows_set_aside(sql, item)):
+        answer = {"set_aside": True, **item.payload}
+        values = {"state": "done", "result": answer, "error": error.model_dump(), "lease_until": None}
+        sql.execute(update(work_items).where(work_items.c.id == item.id).values(finished_at=now, completed=0, **values))
+        message = f"{item.phase} {item.index + 1} is set aside, with {item.total} rows"
+        add_event(sql, job.id, Event(message=message, level="warn", data={"index": item.index}), now)
+        return
+    if spare and job.may_spare(item.phase):
+        most = f"{error.message}; with it more than {job.distillation.max_failed_share:.1%} of the rows are set aside"
+        error = error.model_copy(update={"message": most})
+    write_job(sql, job.to("failed", error=error, finished_at=int(now)))
+    end_items(sql, job.id, now)
+
+
+def _rows_set_aside(sql: Connection, item: Item) -> int:
+    """Of the other items of its phase."""
+    others = (work_items.c.job_id == item.job_id) & (work_items.c.phase == item.phase) & (work_items.c.id != item.id)
+    done = select(work_items.c.total, work_items.c.result).where(others, work_items.c.state == "done")
+    failed = done.where(work_items.c.error.is_not(None))  # an answer takes the error of the attempts before it away
+    return sum(row.total for row in sql.execute(failed) if row.result.get("set_aside"))
 
 
 def end_items(sql: Connection, job_id: str, now: float) -> None:

@@ -28,13 +28,17 @@ Results = list[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Stage:
-    """`plan` gives the items of a phase that begins, `absorb` what the job keeps of their results; both are pure."""
+    """`plan` gives the items of a phase that begins, `absorb` what the job keeps of their results; both are pure.
+
+    `again` gives the items of the phase's next round from the results of all before it, none where it is over.
+    """
 
     queue: Queue
     unit: str
     run: Callable[[Context, Job, Item, Grip], BaseModel]
     absorb: Callable[[Job, Results], Job] = lambda job, _: job
     plan: Callable[[Job, Settings], list[NewItem]] = lambda _, __: [NewItem()]
+    again: Callable[[Job, Results], list[NewItem]] = lambda _, __: []
 
 
 STAGES: Mapping[Phase, Stage] = MappingProxyType(
@@ -71,6 +75,7 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             search.run,
             absorb=lambda job, results: search.absorb(job, [search.Tried.model_validate(r) for r in results]),
             plan=lambda job, _: search.plan(job),
+            again=lambda job, results: search.again(job, [search.Tried.model_validate(r) for r in results]),
         ),
         "train": Stage(
             "train",
@@ -107,13 +112,17 @@ def finish(context: Context, job_id: str, phase: Phase) -> None:
     order: list[Phase] = [*before.phases, "done"]
     following = order[order.index(phase) + 1]
 
+    lost = annotate.set_aside(context, before) if phase == "annotate" else ()
+
     def advance(job: Job, results: Results) -> tuple[Job, Next | None]:
-        job = STAGES[phase].absorb(_started(job), results)
+        if more := STAGES[phase].again(job, results):
+            return job.model_copy(update={"phase": phase}), Next(STAGES[phase].queue, more)
+        job = STAGES[phase].absorb(_started(job.with_facts(set_aside=lost) if lost else job), results)
         if following == "done":
             return job.to("succeeded", finished_at=int(context.clock())), None
         return job, _items(job, context.settings)
 
-    job = context.flow.finish(job_id, phase, following, advance)
+    job = context.flow.finish(job_id, phase, following, advance, since=before.phase_started_at)
     if job is not None:
         log.info("phase_finished", job_id=job_id, phase=phase, following=job.phase, status=job.status)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.orchestrator.dry import Checked, ModelTokens
 from services.orchestrator.estimate import estimated
-from services.orchestrator.jobs import ENDED, Arm, Estimate, Item, Job, JobError, Phase, Rows
+from services.orchestrator.jobs import ENDED, Arm, Estimate, Item, Job, JobError, Phase, Rows, SetAside
 from services.orchestrator.phases.train import Trained
 from services.orchestrator.pipeline import STAGES
 from services.orchestrator.store import FileRow, StoredEvent
@@ -163,6 +163,7 @@ class JobObject(_Object):
     sizes: tuple[int, ...]
     rows: Rows | None
     rejected_rows: RejectedRows | None
+    set_aside: tuple[SetAside, ...]
     alias: str
     dataset: str | None
     teacher: str | None
@@ -249,6 +250,7 @@ def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = Non
         sizes=job.sizes if facts.rows else job.spec.sizes,
         rows=facts.rows,
         rejected_rows=rejected,
+        set_aside=facts.set_aside,
         alias=job.alias,
         dataset=facts.dataset,
         teacher=facts.teacher,

@@ -6,12 +6,17 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stand.processes import Stand, is_gone, training_children, wait
 
-from services.orchestrator.jobs import ENDED, Event
+from services.orchestrator.jobs import ENDED, Event, Job
+from understudy.artifacts import ArtifactStore
+from understudy.data.parquet import read_examples
 from understudy.errors import Conflict
 
 pytestmark = pytest.mark.e2e
@@ -78,39 +83,81 @@ def test_a_training_is_never_done_by_two_children_in_one_folder(stand: Stand, ro
     stand.check(job, rows, "cancelled")
 
 
-@pytest.mark.slow
-def test_a_shard_that_kills_every_worker_is_set_aside_and_ends_its_job_alone(stand: Stand, rows: str) -> None:
-    poison = b"The book number 3"
+POISON = "The book number 3"
+
+
+@contextmanager
+def poisoned(stand: Stand) -> Iterator[None]:
+    """The worker that asks about the poison dies of it each time, and somebody starts the next one each time."""
+    ended = threading.Event()
 
     def kill(body: bytes) -> None:
-        if poison in body:
+        if POISON.encode() in body:
             os.kill(stand.annotator().pid, signal.SIGKILL)
-
-    ended = threading.Event()
 
     def keep_alive() -> None:
         while not ended.wait(0.05):
             stand.annotator()
 
-    harmless = rows.replace("book", "play")
-    stand.teacher.hold(after=PREFLIGHT)
-    job = stand.submit(rows)
-    wait(lambda: stand.teacher.waiting)
     stand.teacher.before = kill
     supervisor = threading.Thread(target=keep_alive)
     supervisor.start()
     try:
-        stand.teacher.release()
-        failed = stand.check(job, rows, "failed")
+        yield
     finally:
         stand.teacher.before = lambda _: None
         ended.set()
         supervisor.join()
+
+
+def submit_poisoned(stand: Stand, rows: str, **spec: Any) -> Job:
+    """Preflight asks about the first 16 rows, and the poison is for a shard."""
+    stand.teacher.hold(after=PREFLIGHT)
+    job = stand.submit(rows, **spec)
+    wait(lambda: stand.teacher.waiting)
+    return job
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_every_worker_ends_its_job_and_no_other(stand: Stand, rows: str) -> None:
+    harmless = rows.replace("book", "play")
+    job = submit_poisoned(stand, rows)
+    with poisoned(stand):
+        stand.teacher.release()
+        failed = stand.check(job, rows, "failed")
     assert failed.error is not None
     assert failed.error.code == "worker_lost"
     attempts = [item.attempts for item in stand.context.flow.items(job.id, "annotate")]
     assert max(attempts) == stand.settings.max_attempts
+    assert failed.facts.set_aside == ()
     stand.check_annotated(stand.submit(harmless), harmless)
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_every_worker_is_set_aside_where_the_job_says_so(stand: Stand, rows: str) -> None:
+    job = submit_poisoned(stand, rows, on_failed_shard="skip", max_failed_share=0.2)
+    with poisoned(stand):
+        stand.teacher.release()
+        wait(lambda: stand.get(job).phase == "train", 100)
+    (lost,) = stand.get(job).facts.set_aside
+    assert lost.error.code == "worker_lost"
+    fresh = ArtifactStore(stand.settings.artifact_root)
+    dataset = stand.get(job).facts.dataset
+    assert dataset is not None
+    train = read_examples(fresh.folder(dataset) / "train.parquet")
+    (poison,) = [index for index, row in enumerate(train) if row.input.startswith(POISON)]
+    size = stand.settings.shard_size
+    assert lost.index == poison // size
+    assert list(lost.rows) == [row.id for row in train[lost.index * size : (lost.index + 1) * size]]
+    stand.trainer()
+    done = stand.ended(job)
+    assert done.status == "succeeded", done.error
+    results = stand.context.flow.results(job.id, "annotate")
+    calm = stand.shards_without_faults(rows)
+    assert [one.get("shard") for one in results] == [None if n == lost.index else one for n, one in enumerate(calm)]
+    assert done.facts.annotated == len(train) - len(lost.rows)
+    assert any("were set aside" in message for message in stand.messages(job))
+    stand.check_leftovers(job)
 
 
 def test_a_message_that_comes_three_times_at_once_is_worked_on_once(stand: Stand, rows: str) -> None:

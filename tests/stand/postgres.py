@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["find_binaries", "private_server"]
+import psycopg
 
-SOCKET_SECONDS = 20.0
+__all__ = ["Postgres", "find_binaries", "private_server"]
+
+START_SECONDS = 60.0
 
 
 def find_binaries() -> Path | None:
@@ -27,34 +31,80 @@ def find_binaries() -> Path | None:
     return None
 
 
-@contextmanager
-def private_server() -> Iterator[str]:
-    """A server without a network, in a folder of its own, ended and removed afterwards; gives its URL.
+class Postgres:
+    """A server without a network, in a folder of its own, which a test can stop, kill and start again.
 
     PostgreSQL refuses to run as root, so that for root it runs as `postgres`, or as `nobody` where there is none.
     """
-    binaries = find_binaries()
-    assert binaries is not None
-    user = _unprivileged() if os.getuid() == 0 else None
-    as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-    folder = Path(tempfile.mkdtemp(prefix="understudy-pg-"))
-    try:
+
+    def __init__(self) -> None:
+        binaries = find_binaries()
+        assert binaries is not None
+        self._binaries = binaries
+        self._folder = Path(tempfile.mkdtemp(prefix="understudy-pg-"))
+        user = _unprivileged() if os.getuid() == 0 else None
+        self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
         if user:
-            os.chown(folder, user.pw_uid, user.pw_gid)
-        data = folder / "data"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": folder, "env": {"PATH": os.defpath}}
-        init = [binaries / "initdb", "-D", data, "-U", "understudy", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
-        subprocess.run(init, check=True, **quiet, **as_user)  # type: ignore[call-overload]
-        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={folder}"]
-        server = subprocess.Popen([binaries / "postgres", "-D", data, *options], **quiet, **as_user)  # type: ignore[call-overload]
+            os.chown(self._folder, user.pw_uid, user.pw_gid)
+        self._data = self._folder / "data"
+        self._server: subprocess.Popen[bytes] | None = None
+        init = ["-D", self._data, "-U", "understudy", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
+        assert self._run("initdb", *init).wait() == 0, "initdb failed"
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://understudy@/{database}?host={self._folder}"
+
+    def start(self) -> None:
+        """Start it where it does not run, and wait until it answers."""
+        if self._server is not None:
+            return
+        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self._folder}"]
+        self._server = self._run("postgres", "-D", self._data, *options)
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            assert self._server.poll() is None, "postgres ended while it started"
+            assert time.monotonic() < deadline, "postgres does not answer"
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT cuts its clients off and ends in order, SIGQUIT leaves all as a crash would."""
+        if self._server is not None:
+            self._server.send_signal(how)
+            self._server.wait(20)
+            self._server = None
+
+    def create(self, database: str) -> str:
+        """Make a database, and give its URL."""
+        with psycopg.connect(f"user=understudy dbname=postgres host={self._folder}", autocommit=True) as sql:
+            sql.execute(f"CREATE DATABASE {database}")
+        return self.url(database)
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
         try:
-            _wait_for(folder / ".s.PGSQL.5432", server)
-            yield f"postgresql+psycopg://understudy@/{{}}?host={folder}"
-        finally:
-            server.terminate()
-            server.wait(20)
+            psycopg.connect(f"user=understudy dbname=postgres host={self._folder}").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _run(self, command: str, *arguments: object) -> subprocess.Popen[bytes]:
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": {"PATH": os.defpath}}
+        words = [str(self._binaries / command), *map(str, arguments)]
+        return subprocess.Popen(words, cwd=self._folder, **quiet, **self._as_user)
+
+
+@contextmanager
+def private_server() -> Iterator[str]:
+    """A server that is ended and removed afterwards; gives its URL with `{}` for the name of a database."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server.url("{}")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.close()
 
 
 def _unprivileged() -> pwd.struct_passwd:
@@ -62,11 +112,3 @@ def _unprivileged() -> pwd.struct_passwd:
         return pwd.getpwnam("postgres")
     except KeyError:
         return pwd.getpwnam("nobody")
-
-
-def _wait_for(socket: Path, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + SOCKET_SECONDS
-    while not socket.exists():
-        assert server.poll() is None, "postgres ended while it started"
-        assert time.monotonic() < deadline, "postgres does not listen"
-        time.sleep(0.05)

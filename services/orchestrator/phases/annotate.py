@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict
 
 from services.orchestrator.budget import annotation_is_over, sentence
 from services.orchestrator.context import Context, Grip
-from services.orchestrator.jobs import Arm, Item, Job, NewItem
+from services.orchestrator.jobs import Arm, Item, Job, JobError, NewItem, SetAside
 from services.orchestrator.phases.validate import MIN_ROWS
 from services.orchestrator.rationales import keys_of
 from understudy.data.parquet import AnnotatedExample, read_examples, read_inputs, write_annotated
-from understudy.errors import BudgetExhausted, Conflict
+from understudy.errors import BudgetExhausted, Conflict, InternalError
 from understudy.schemas import (
     Attribution,
     AttributionExample,
@@ -30,7 +30,7 @@ from understudy.schemas import (
 )
 from understudy.training.recipes import parse_recipe
 
-__all__ = ["Annotated", "absorb", "attribution_request", "explained", "plan", "run", "training_rows"]
+__all__ = ["Annotated", "absorb", "attribution_request", "explained", "plan", "run", "set_aside", "training_rows"]
 
 
 LEAST_ROWS = MIN_ROWS["train"]
@@ -43,13 +43,15 @@ class Annotated(BaseModel):
     """A shard, with fewer rows than it was to have where the budget was spent; without any there is none.
 
     `rows` were explained. `empty` of them are not in the shard: `unlabelled` ones to which the teacher said nothing.
+    One that is `set_aside` was given up, and nothing is known of its rows.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    shard: str | None
-    rows: int
-    fingerprint: str | None
+    shard: str | None = None
+    rows: int = 0
+    fingerprint: str | None = None
+    set_aside: bool = False
     tokens: int = 0
     unlabelled: bool = False
     empty: int = 0
@@ -67,8 +69,7 @@ def plan(job: Job, shard_size: int) -> list[NewItem]:
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
     assert job.facts.teacher is not None
     unlabelled = bool(item.payload.get("unlabelled"))
-    read_rows = unlabelled_rows if unlabelled else training_rows
-    examples: Rows = read_rows(context, job)[item.payload["start"] : item.payload["stop"]]
+    examples = _asked(context, job, item)
     teacher = context.teachers.model(job.facts.teacher, grip.check)
     said: list[Attribution] = []
     size = context.settings.teacher_max_examples
@@ -153,16 +154,21 @@ def _request(job: Job, examples: Rows) -> AttributionRequest:
 
 def absorb(job: Job, results: Sequence[Annotated]) -> Job:
     """Keep what there is. Raises BudgetExhausted where that is too little to train on."""
-    rows, asked = sum(result.rows for result in results if not result.unlabelled), job.train_rows
-    more, wanted = sum(result.rows for result in results if result.unlabelled), job.unlabelled_rows
+    given_up, also = (_rows_lost(job, unlabelled=unlabelled) for unlabelled in (False, True))
+    rows, asked = sum(result.rows for result in results if not result.unlabelled), job.train_rows - given_up
+    more, wanted = sum(result.rows for result in results if result.unlabelled), job.unlabelled_rows - also
     labelled = more - sum(result.empty for result in results)
+    if rows < LEAST_ROWS and given_up:
+        raise InternalError(
+            f"{given_up} of {job.train_rows} rows were set aside, and training needs at least {LEAST_ROWS} others"
+        )
     if rows < min(asked, LEAST_ROWS):
         raise BudgetExhausted(
             f"{sentence(job)} is spent after {rows} of {asked} rows, and training needs at least {LEAST_ROWS}: raise "
             "it, or give fewer rows",
             param=job.field("budget"),
         )
-    cuts = []
+    cuts = [_said_of_lost(job, given_up + also)] if job.facts.set_aside else []
     if rows < asked or more < wanted:
         cuts.append(_cut(job, rows, asked, more, wanted))
     if lost := [size for size in job.spec.sizes if rows <= size < asked]:
@@ -177,6 +183,37 @@ def absorb(job: Job, results: Sequence[Annotated]) -> Job:
         teacher_tokens=max(job.facts.teacher_tokens, sum(result.tokens for result in results)),
         cuts=tuple(cuts),
     )
+
+
+def set_aside(context: Context, job: Job) -> tuple[SetAside, ...]:
+    """The shards that were given up, with the ids of their rows."""
+    items = [item for item in context.flow.items(job.id, "annotate") if (item.result or {}).get("set_aside")]
+    return tuple(
+        SetAside(
+            index=item.index,
+            unlabelled=bool(item.payload.get("unlabelled")),
+            rows=tuple(str(row.id) for row in _asked(context, job, item)),
+            error=item.error or JobError(code="unknown", message="nothing is known of the cause"),
+        )
+        for item in items
+    )
+
+
+def _asked(context: Context, job: Job, item: Item) -> Rows:
+    """The rows of one shard."""
+    read_rows = unlabelled_rows if item.payload.get("unlabelled") else training_rows
+    return read_rows(context, job)[item.payload["start"] : item.payload["stop"]]
+
+
+def _rows_lost(job: Job, *, unlabelled: bool) -> int:
+    return sum(len(one.rows) for one in job.facts.set_aside if one.unlabelled == unlabelled)
+
+
+def _said_of_lost(job: Job, rows: int) -> str:
+    shards = len(job.facts.set_aside)
+    causes = ", ".join(sorted({one.error.code for one in job.facts.set_aside}))
+    every = job.train_rows + job.unlabelled_rows
+    return f"{rows:,} of {every:,} rows were set aside ({shards} shards, {causes}): nobody could explain them."
 
 
 def _cut(job: Job, rows: int, asked: int, more: int, wanted: int) -> str:
@@ -222,7 +259,10 @@ def _by_token(job: Job) -> bool:
 def training_rows(context: Context, job: Job) -> list[Example]:
     """The rows that the students learn from. A copy is kept, because each shard of the job asks again."""
     assert job.facts.dataset is not None
-    return _read(context.artifacts.folder(job.facts.dataset) / "train.parquet")[: job.train_rows]
+    rows = _read(context.artifacts.folder(job.facts.dataset) / "train.parquet")
+    if lost := {row_id for one in job.facts.set_aside for row_id in one.rows}:
+        rows = [row for row in rows if row.id not in lost]
+    return rows[: job.train_rows]
 
 
 def unlabelled_rows(context: Context, job: Job) -> list[PredictionInput]:

@@ -195,7 +195,7 @@ def unlabelled_shards(context: Context, job: Job) -> tuple[Path, ...]:
 
 def _shards(context: Context, job: Job, *, unlabelled: bool) -> tuple[Path, ...]:
     results = context.flow.results(job.id, "annotate")
-    whole = (one["shard"] for one in results if one["shard"] and one.get("unlabelled", False) == unlabelled)
+    whole = (one["shard"] for one in results if one.get("shard") and one.get("unlabelled", False) == unlabelled)
     return tuple(context.artifacts.folder(shard) / "shard.parquet" for shard in whole)
 
 

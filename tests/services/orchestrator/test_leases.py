@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from services.orchestrator.database import Database
-from services.orchestrator.jobs import JobError
-from services.orchestrator.leases import Leases
+from services.orchestrator.jobs import Facts, JobError, Rows
+from services.orchestrator.leases import LONGEST_PAUSE, Leases
 from services.orchestrator.settings import Settings
 from understudy.errors import LeaseLost
 from understudy.testing import FakeTeacher
@@ -185,3 +185,60 @@ def test_a_job_runs_from_its_first_claim(bench: Any) -> None:
     assert bench.context.jobs.get(job.id).status == "queued"
     bench.context.leases.claim(bench.item_ids(job)[0], "a")
     assert bench.context.jobs.get(job.id).status == "running"
+
+
+SKIP = {"on_failed_shard": "skip", "max_failed_share": 0.25}
+
+
+def shards(bench: Any, count: int, **spec: Any) -> tuple[Any, list[str]]:
+    """A job of so many rows that are annotated one by one."""
+    facts = Facts(rows=Rows(train=count, validation=0, test=0, rejected=0))
+    job = bench.submit_items(count, facts=facts, spec=spec)
+    return job, bench.item_ids(job)
+
+
+def use_up(bench: Any, item_id: str) -> None:
+    for _ in range(3):
+        again = bench.context.leases.fail(bench.context.leases.claim(item_id, "a"), ERROR, retryable=True, pause=0)
+    assert not again
+
+
+def test_an_item_that_no_attempt_got_over_is_set_aside_where_its_job_says_so(bench: Any) -> None:
+    job, ids = shards(bench, 8, **SKIP)
+    running = bench.context.leases.claim(ids[1], "b")
+    use_up(bench, ids[0])
+    assert bench.context.jobs.get(job.id).status == "running"
+    bench.context.leases.heartbeat(running, 0, 1)  # the others go on
+    item = bench.context.flow.items(job.id, "annotate")[0]
+    assert (item.state, item.error, item.result["set_aside"]) == ("done", ERROR, True)
+    assert "annotate 1 is set aside, with 1 rows" in bench.messages(job)
+    assert bench.context.leases.claim(ids[0], "c") is None
+
+
+def test_a_job_fails_where_more_than_its_share_would_be_set_aside(bench: Any) -> None:
+    job, ids = shards(bench, 8, **SKIP)
+    for item_id in ids[:2]:
+        use_up(bench, item_id)
+    assert bench.context.jobs.get(job.id).status == "running"
+    use_up(bench, ids[2])
+    failed = bench.context.jobs.get(job.id)
+    assert failed.status == "failed"
+    assert failed.error.code == ERROR.code
+    assert "more than 25.0% of the rows" in failed.error.message
+
+
+def test_an_error_that_no_attempt_can_mend_is_never_set_aside(bench: Any) -> None:
+    job, ids = shards(bench, 8, **SKIP)
+    bench.context.leases.fail(bench.context.leases.claim(ids[0], "a"), ERROR, retryable=False, pause=0)
+    assert bench.context.jobs.get(job.id).status == "failed"
+
+
+def test_an_item_that_kills_its_worker_every_time_is_set_aside_where_its_job_says_so(bench: Any, clock: Any) -> None:
+    job, ids = shards(bench, 4, **SKIP)
+    for _ in range(3):
+        assert bench.context.leases.claim(ids[0], "a")
+        clock.now += 11
+        bench.context.flow.recover()
+        clock.now += LONGEST_PAUSE
+    assert bench.context.jobs.get(job.id).status == "running"
+    assert bench.context.flow.items(job.id, "annotate")[0].error.code == "worker_lost"
