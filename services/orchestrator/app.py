@@ -17,11 +17,13 @@ from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
 from services.orchestrator.garbage import Janitor
 from services.orchestrator.keys import KeyStore
+from services.orchestrator.metrics import WorkMetrics
 from services.orchestrator.routes import files, jobs, models, versions
 from services.orchestrator.routes.away import answer_while_away
 from services.orchestrator.routes.state import State
 from services.orchestrator.settings import Settings
 from understudy.errors import Unavailable
+from understudy.metrics import Metrics
 from understudy.web import make_app
 
 __all__ = ["create_app"]
@@ -31,7 +33,7 @@ MULTIPART_OVERHEAD = 64 * 1024  # boundaries, headers and the other fields of an
 
 def create_app(settings: Settings | None = None, send: Send | None = None) -> FastAPI:
     """`send` replaces the broker in tests."""
-    chosen = settings or Settings()
+    chosen, metrics = settings or Settings(), Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
@@ -40,6 +42,8 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         sweeper, janitor = Sweeper(context), Janitor(chosen, context.database, context.artifacts)
         sweeper.start()
         janitor.start()
+        work = WorkMetrics(context.database, context.clock)
+        metrics.registry.register(work)
         yield {
             "context": context,
             "keys": KeyStore(context.database, context.clock),
@@ -47,6 +51,7 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
             "followers": Followers(context, stopping=lambda: bool(app.state.draining)),
             "dry_run": DryRun(context, stopping=lambda: bool(app.state.draining)),
         }
+        metrics.registry.unregister(work)
         await run_in_threadpool(janitor.stop)
         await run_in_threadpool(sweeper.stop)
         context.close()
@@ -61,6 +66,7 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         max_body=chosen.max_body_bytes,
         max_body_at={"/v1/files": chosen.max_upload_bytes + MULTIPART_OVERHEAD},
         guard=Door(chosen),
+        metrics=metrics,
     )
     for router in routers:
         app.include_router(router)

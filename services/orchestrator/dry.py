@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from services.orchestrator.phases import validate
 from services.orchestrator.phases.fields import told_as
 from services.orchestrator.steps import pays
 from understudy.data.parquet import write_examples
-from understudy.errors import Overloaded, PayloadTooLarge, Unavailable, from_body
+from understudy.errors import InvalidRequest, Overloaded, PayloadTooLarge, Unavailable, from_body
 from understudy.schemas import RejectedRow, TaskSpec
 
 __all__ = ["Checked", "DryRun", "ModelTokens"]
@@ -74,6 +75,7 @@ class DryRun:
 
     def check(self, job: Job) -> Checked:
         """Raises what would fail the job in its first phase, and PayloadTooLarge, Overloaded or Unavailable."""
+        _check_packages()
         self._bound(job)
         if not self._places.acquire(blocking=False):
             raise Overloaded(f"{AT_ONCE} dry runs are at work: ask again in a moment", retry_after=5)
@@ -134,6 +136,16 @@ class DryRun:
             with told_as({}, default="model"):
                 raise from_body(problem["status"], problem["body"])
         return answer
+
+
+def _check_packages() -> None:
+    """The service itself needs no models; only a dry run tokenises here."""
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise InvalidRequest(
+            f"this service makes no dry runs: {' and '.join(missing)} are not installed where it runs; submit the job, "
+            "whose first phase checks the same, or have the service installed with understudy[models]",
+            param="dry_run",
+        )
 
 
 def _tokens(model: str, measured: dict[str, Any], rows: Rows) -> ModelTokens | None:

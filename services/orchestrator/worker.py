@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -27,6 +28,7 @@ from services.orchestrator.context import Context
 from services.orchestrator.dispatch import QUEUES, Sweeper, sweep
 from services.orchestrator.execute import execute
 from services.orchestrator.settings import Settings
+from services.orchestrator.signs import Signs
 from understudy.errors import InvalidRequest, UnknownName
 from understudy.logs import configure
 
@@ -35,7 +37,7 @@ __all__ = ["create_worker", "main"]
 log = structlog.get_logger()
 
 
-def create_worker(settings: Settings) -> tuple[Celery, Context]:
+def create_worker(settings: Settings, signs: Signs) -> tuple[Celery, Context]:
     """A Celery app with our one task, and what the task works with."""
     app = create_celery(settings)
     context = Context(settings, sender(app))
@@ -44,19 +46,25 @@ def create_worker(settings: Settings) -> tuple[Celery, Context]:
 
     @app.task(name=TASK)
     def run_item(item_id: str) -> None:
-        if not execute(context, item_id, name, stopping):
-            return
-        try:
-            sweep(context)
-        except SQLAlchemyError as error:
-            if not is_away(error):
-                raise
-            log.warning("sweep_failed", error=str(error)[:300])  # the sweeper's next round does it
+        with signs.at_work():
+            if not execute(context, item_id, name, stopping):
+                return
+            try:
+                sweep(context)
+            except SQLAlchemyError as error:
+                if not is_away(error):
+                    raise
+                log.warning("sweep_failed", error=str(error)[:300])  # the sweeper's next round does it
 
     def stop(**_: Any) -> None:
         stopping.set()  # items that run go back as they were, and their threads end
+        signs.ready(False)
+
+    def take_messages(**_: Any) -> None:
+        signs.ready()
 
     signals.worker_shutting_down.connect(stop, weak=False)
+    signals.worker_ready.connect(take_messages, weak=False)
     signals.setup_logging.connect(_leave_logging_alone, weak=False)
     return app, context
 
@@ -69,11 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     configure("worker")
     settings = Settings()
-    app, context = create_worker(settings)
+    signs = Signs(options.signs, options.idle_exit, sound=lambda: sweeper.alive())
+    app, context = create_worker(settings, signs)
     if "train" in options.queues:
         warm()
     sweeper = Sweeper(context)
     sweeper.start()
+    signs.start()
     log.info("worker_started", queues=options.queues, concurrency=options.concurrency)
     # Celery warns root of pickled messages; here they are refused.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -87,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         without_heartbeat=True,
     )
     worker.start()
+    signs.stop()
     sweeper.stop()
     context.close()
     return int(worker.exitcode or 0)
@@ -96,6 +107,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="services.orchestrator.worker", description="Works on Understudy's jobs.")
     parser.add_argument("--queues", type=_queues, default=list(QUEUES), help=f"of {', '.join(QUEUES)}, by commas")
     parser.add_argument("--concurrency", type=int, default=2, help="items that are worked on at once")
+    parser.add_argument("--signs", type=Path, help="the folder of the files `alive` and `ready`, for probes")
+    parser.add_argument("--idle-exit", type=float, help="end after so many seconds without work")
     return parser.parse_args(arguments)
 
 
