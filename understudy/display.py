@@ -160,14 +160,20 @@ def _notes(report: Report) -> list[str]:
 
 
 def _searched(report: Report) -> list[str]:
-    """The candidates of a search in one paragraph, the best first."""
-    ordered = sorted(report.searched, key=lambda one: -one.validation_accuracy)
-    tried = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in ordered if one.kept]
-    dropped = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in ordered if not one.kept]
-    if not tried:
-        return []
-    rest = f"; not trained in full: {', '.join(dropped)}" if dropped else ""
-    return [f"Validation accuracy, %, after a short training: {', '.join(tried)}{rest}."]
+    """The candidates of a search, one paragraph a round, the best first."""
+    rounds = sorted({one.round for one in report.searched})
+    found = []
+    for number in rounds:
+        tries = sorted(
+            (one for one in report.searched if one.round == number), key=lambda one: -one.validation_accuracy
+        )
+        went_on = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in tries if one.kept]
+        dropped = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in tries if not one.kept]
+        ended = "not trained in full" if number == rounds[-1] else "dropped"
+        rest = f"; {ended}: {', '.join(dropped)}" if dropped else ""
+        when = "after a short training" if len(rounds) == 1 else f"in round {number}, after {tries[0].steps:,} steps"
+        found.append(f"Validation accuracy, %, {when}: {', '.join(went_on)}{rest}.")
+    return found
 
 
 def _paid(report: Report) -> list[str]:

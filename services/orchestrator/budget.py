@@ -34,7 +34,7 @@ def seconds_for_the_teacher(job: Job) -> float | None:
     return None if budget is None or budget.seconds is None else TEACHER_SHARE * budget.seconds
 
 
-def seconds_for_a_run(job: Job, runs: int) -> float | None:
+def seconds_for_a_run(job: Job, runs: float) -> float | None:
     """What each training may take of a phase that begins now; None without a bound. Raises BudgetExhausted."""
     budget = job.spec.budget
     if budget is None or budget.seconds is None:
@@ -48,9 +48,9 @@ def seconds_for_a_run(job: Job, runs: int) -> float | None:
     return left / runs
 
 
-def seconds_for_a_try(job: Job, candidates: int) -> float | None:
+def seconds_for_a_try(job: Job, runs: float) -> float | None:
     """What each short training of a search that begins now may take; as `seconds_for_a_run` otherwise."""
-    seconds = seconds_for_a_run(job, candidates)
+    seconds = seconds_for_a_run(job, runs)
     return None if seconds is None else SEARCH_SHARE * seconds
 
 

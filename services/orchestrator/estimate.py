@@ -17,7 +17,15 @@ from sqlalchemy import func, select
 from services.orchestrator.context import Context
 from services.orchestrator.database import jobs, work_items
 from services.orchestrator.jobs import Arm, Estimate, Job, Phase, Rows
-from services.orchestrator.steps import going_on, pays, planned_steps, short_steps, student_steps
+from services.orchestrator.steps import (
+    SHARE,
+    Round,
+    going_on,
+    pays,
+    planned_steps,
+    search_rounds,
+    student_steps,
+)
 from understudy.models.names import is_cut, parse_cut
 
 __all__ = ["estimated", "expect"]
@@ -29,8 +37,9 @@ MODELS_LOOKED_AT = 5
 def expect(context: Context, job: Job, rows: Rows, arms: tuple[Arm, ...]) -> Estimate:
     """The job's estimate, from its validated rows and its planned arms."""
     train_rows = min(rows.train, job.spec.max_train_rows or rows.train)
-    tries, full = _candidates(job, arms), len(_most_arms(job, arms))
+    full = len(_most_arms(job, arms))
     steps = student_steps(job, train_rows, rows.unlabelled)
+    tries = search_rounds(job, arms, steps) if pays(job, arms) else ()
     curve = [student_steps(job, size, rows.unlabelled) for size in job.spec.sizes]
     runs = full * len(job.spec.seeds) * (1 + len(curve))
     explained = [train_rows, rows.unlabelled] if job.distils else []
@@ -39,7 +48,7 @@ def expect(context: Context, job: Job, rows: Rows, arms: tuple[Arm, ...]) -> Est
         "validate": rows.train + rows.validation + rows.test + rows.rejected + rows.unlabelled,
         "preflight": 1,
         "annotate": sum(explained),
-        "search": tries * short_steps(steps),
+        "search": sum(one.runs * one.steps for one in tries),
         "train": (steps + sum(curve)) * full * len(job.spec.seeds),
         "evaluate": rows.test * runs,
         "publish": 1,
@@ -50,17 +59,21 @@ def expect(context: Context, job: Job, rows: Rows, arms: tuple[Arm, ...]) -> Est
     paces = _paces(context, job)
     phases = [phase for phase in job.phases if phase != "search" or tries]
     seconds = {phase: _product(units[phase], paces.get(phase)) for phase in phases}
+    seconds |= {phase: took for phase, took in _timed(job, runs, tries).items() if phase in seconds}
     disk = _disk(context, job, runs)
     known = [value for value in seconds.values() if value is not None]
     missing = [phase for phase, value in seconds.items() if value is None]
     unknown = [f"seconds of {', '.join(missing)}: no earlier job here did the same"] if missing else []
     if disk is None:
         unknown.append(f"disk_bytes: no earlier job here trained '{job.model}'")
+    if job.hyperparameters.seconds is not None:
+        unknown.append(f"steps: each training takes {job.hyperparameters.seconds:g} s, however many they are")
+        steps, tries = 0, tuple(Round(one.runs, 0) for one in tries)
     return Estimate(
         runs=runs,
         steps_per_run=steps,
-        search_runs=tries,
-        search_steps_per_run=short_steps(steps) if tries else 0,
+        search_runs=sum(one.runs for one in tries),
+        search_steps_per_run=tries[-1].steps if tries else 0,
         teacher_examples=sum(explained),
         teacher_calls=calls,
         seconds_by_phase=seconds,
@@ -81,9 +94,14 @@ def estimated(job: Job, eta: float | None, now: float) -> int | None:
     return math.ceil(now + sum(known)) if len(known) == len(rest) else None
 
 
-def _candidates(job: Job, arms: Sequence[Arm]) -> int:
-    """How many a search tries; 0 where there is none."""
-    return sum(arm.candidate for arm in arms) if pays(job, arms) else 0
+def _timed(job: Job, runs: int, tries: Sequence[Round]) -> dict[Phase, float]:
+    """The phases whose trainings have a time in place of steps, validations left out."""
+    found: dict[Phase, float] = {}
+    if (whole := job.hyperparameters.seconds) is not None:
+        found |= {"train": round(runs * whole, 1), "search": round(SHARE * whole * sum(one.runs for one in tries), 1)}
+    if job.distils and (whole := job.distillation.teacher.hyperparameters.seconds) is not None:
+        found["teacher"] = whole
+    return found
 
 
 def _most_arms(job: Job, arms: Sequence[Arm]) -> Sequence[Arm]:

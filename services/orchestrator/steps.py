@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from services.orchestrator.jobs import PLAIN, Arm, Job
 from understudy.models.names import PREFIX
@@ -14,7 +15,21 @@ from understudy.schemas import Hyperparameters
 from understudy.training.plan import Shape, resolve
 from understudy.training.recipes import AUTO, parse_recipe
 
-__all__ = ["KEEP", "SEARCH_FROM", "SHARE", "going_on", "pays", "planned_steps", "short_steps", "student_steps"]
+__all__ = [
+    "KEEP",
+    "LEAST_STEPS",
+    "SEARCH_FROM",
+    "SHARE",
+    "Round",
+    "contested",
+    "going_on",
+    "left_after",
+    "pays",
+    "planned_steps",
+    "search_rounds",
+    "short_steps",
+    "student_steps",
+]
 
 SEARCH_FROM = 6
 """Candidates, `finetune` among them, from which a search pays.
@@ -49,6 +64,44 @@ def short_steps(steps: int) -> int:
     return min(steps, max(LEAST_STEPS, math.ceil(SHARE * steps)))
 
 
+@dataclass(frozen=True)
+class Round:
+    """So many trainings of `steps` each."""
+
+    runs: int
+    steps: int
+
+
+def search_rounds(job: Job, arms: Sequence[Arm], steps: int) -> tuple[Round, ...]:
+    """The rounds of a search where a full training has so many steps.
+
+    The last takes twice as many candidates as may go on, the one before it twice as many on half the steps, and so on,
+    as long as the first takes all and none is too short to say something. A training that has a time in place of steps
+    is tried in one round. What goes on however it does is tried in the first alone.
+    """
+    names = [arm.name for arm in arms if arm.candidate]
+    others = len(contested(job, names))
+    lengths = [short_steps(steps)]
+    while others > left_after(0, len(lengths)) and lengths[0] // 2 >= LEAST_STEPS and not job.hyperparameters.seconds:
+        lengths.insert(0, lengths[0] // 2)
+    runs = [len(names), *(min(others, left_after(place, len(lengths))) for place in range(1, len(lengths)))]
+    return tuple(Round(*one) for one in zip(runs, lengths, strict=True))
+
+
+def left_after(rounds: int, of: int) -> int:
+    """How many of the contested candidates are left after so many rounds of a search, at most."""
+    return KEEP * 2 ** (of - rounds)
+
+
+def contested(job: Job, names: Sequence[str]) -> list[str]:
+    """The candidates that a search decides about: `finetune` and what was asked for by name go on in any case."""
+    return [name for name in names if name not in _named(job)]
+
+
+def _named(job: Job) -> set[str]:
+    return {parse_recipe(name).treated.name for name in job.recipes if name != AUTO} | {PLAIN}
+
+
 def pays(job: Job, arms: Sequence[Arm]) -> bool:
     """Whether the job, with these arms, tries its candidates on short trainings first."""
     if not job.distils or job.distillation.search == "off" or AUTO not in job.recipes:
@@ -58,7 +111,5 @@ def pays(job: Job, arms: Sequence[Arm]) -> bool:
 
 def going_on(job: Job, arms: Sequence[Arm], best_first: Sequence[str]) -> tuple[Arm, ...]:
     """The arms to train in full: `finetune`, what was asked for by name, the best others, and all their controls."""
-    named = {parse_recipe(name).treated.name for name in job.recipes if name != AUTO} | {PLAIN}
-    best = [name for name in best_first if name not in named][:KEEP]
-    kept = named | set(best)
+    kept = _named(job) | set(contested(job, best_first)[:KEEP])
     return tuple(arm for arm in arms if arm.name in kept or arm.control_of in kept)

@@ -170,6 +170,13 @@ def test_a_search_on_a_short_training(cautions: Callable[..., str]) -> None:
         Searched(recipe="logit_kd", validation_accuracy=0.4, steps=60, kept=False),
     )
     assert "2 candidates were tried on a short training and 1 of them trained in full" in cautions(searched=tried)
+    more = (
+        *(Searched(recipe=name, validation_accuracy=0.5, steps=60, kept=True) for name in ("saliency", "logit_kd")),
+        Searched(recipe="saliency", validation_accuracy=0.6, steps=120, kept=True, round=2),
+        Searched(recipe="logit_kd", validation_accuracy=0.5, steps=120, kept=False, round=2),
+    )
+    said = cautions(searched=(tried[0], *more))
+    assert "3 candidates were tried on short trainings in 2 rounds and 2 of them trained in full" in said
 
 
 def test_points_of_the_learning_curve_are_no_arms(

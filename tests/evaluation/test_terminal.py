@@ -33,6 +33,14 @@ def test_the_view_is_narrow_and_says_what_counts(report: Report) -> None:
         assert text in said, text
 
 
+def test_the_rounds_of_a_search_are_told_one_by_one(report: Report) -> None:
+    last = report.searched[0].model_copy(update={"round": 2, "steps": 150, "validation_accuracy": 0.617})
+    first = (report.searched[0], report.searched[1])
+    said = " ".join(_printed(report.model_copy(update={"searched": (*first, last)})).split())
+    assert "in round 1, after 75 steps: rationale_gate 51.7; dropped: logit_kd 43.3." in said
+    assert "in round 2, after 150 steps: rationale_gate 61.7." in said
+
+
 def test_controls_are_no_rows_of_the_curve(report: Report) -> None:
     assert _printed(report).count("+ random_rationale") == _printed(report.model_copy(update={"curve": ()})).count(
         "+ random_rationale"

@@ -164,9 +164,12 @@ def _about_cuts(spec: EvaluateSpec, saw: int) -> str:
 def _about_search(spec: EvaluateSpec) -> list[str]:
     if not spec.searched:
         return []
-    kept = sum(one.kept for one in spec.searched)
+    tried = {one.recipe for one in spec.searched}
+    dropped = {one.recipe for one in spec.searched if not one.kept}
+    rounds = max(one.round for one in spec.searched)
+    how = f"short trainings in {rounds} rounds" if rounds > 1 else "a short training"
     return [
-        f"{len(spec.searched)} candidates were tried on a short training and {kept} of them trained in full: a recipe "
+        f"{len(tried)} candidates were tried on {how} and {len(tried - dropped)} of them trained in full: a recipe "
         "that learns faster looks better there, and one that was dropped may have caught up."
     ]
 

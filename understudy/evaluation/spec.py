@@ -72,12 +72,16 @@ class RowCounts(_Frozen):
 
 
 class Searched(_Frozen):
-    """A candidate that was tried on a short training first; the best of them were trained in full."""
+    """A candidate that was tried on a short training in one round of a search.
+
+    `kept` ones went on: to the next round, and from the last to be trained in full.
+    """
 
     recipe: str
     validation_accuracy: float
     steps: int
     kept: bool
+    round: int = 1
 
 
 class MapFaithfulness(_Frozen):
@@ -103,7 +107,7 @@ class MapFaithfulness(_Frozen):
 
 
 class EvaluateSpec(_Frozen):
-    """`test` is a Parquet file of plain examples, `annotated` the training shards with the teacher's words.
+    """`test` and `validation` are Parquet files of plain examples, `annotated` the shards with the teacher's words.
 
     Where no teacher took part there are none: `train` are the plain training rows. `notes` are what the job itself has
     to say of its results. `cut_from_teacher`: every student began as a part of the teacher (`cut:...`).
@@ -113,6 +117,7 @@ class EvaluateSpec(_Frozen):
     job_id: str
     task: TaskSpec
     test: Path
+    validation: Path | None = None
     train: tuple[Path, ...] = ()
     annotated: tuple[Path, ...] = ()
     teacher: TeacherFacts | None = None

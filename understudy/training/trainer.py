@@ -52,7 +52,7 @@ class Stopwatch(TrainerCallback, ExportableState):
         limit: float | None = None,
         stop_after: int | None = None,
         whole: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: time.monotonic(),
     ) -> None:
         self.limit = limit
         self.stop_after = stop_after

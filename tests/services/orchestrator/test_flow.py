@@ -72,6 +72,35 @@ def test_of_many_that_finish_a_phase_one_wins_and_inserts_the_next_items_once(be
     assert bench.context.flow.finishable() == []
 
 
+def test_of_many_that_begin_another_round_of_a_phase_one_wins(bench: Any) -> None:
+    job = bench.submit_items(2)
+    finish_all(bench, job)
+    since = bench.context.jobs.get(job.id).phase_started_at
+    barrier = threading.Barrier(6)
+
+    def once_more(job: Job, _: list[Mapping[str, Any]]) -> tuple[Job, Next]:
+        return job.model_copy(update={"phase": "annotate"}), Next("annotate", [NewItem(payload={"round": 2})])
+
+    def finish(_: int) -> Job | None:
+        barrier.wait()
+        return bench.context.flow.finish(job.id, "annotate", "train", once_more, since=since)
+
+    with ThreadPoolExecutor(6) as pool:
+        winners = [found for found in pool.map(finish, range(6)) if found]
+    assert len(winners) == 1
+    assert bench.context.jobs.get(job.id).phase == "annotate"
+    items = bench.context.flow.items(job.id, "annotate")
+    assert [(item.index, item.payload, item.state) for item in items] == [
+        (0, {}, "done"),
+        (1, {}, "done"),
+        (2, {"round": 2}, "pending"),
+    ]
+    bench.context.leases.complete(bench.context.leases.claim(items[2].id, "a"), {"n": 2}, 1)
+    assert bench.context.flow.finish(job.id, "annotate", "train", to_train, since=since) is None  # that round is over
+    moved = bench.context.flow.finish(job.id, "annotate", "train", to_train, since=winners[0].phase_started_at)
+    assert (moved.phase, moved.facts.fingerprint) == ("train", "[{'n': 0}, {'n': 1}, {'n': 2}]")
+
+
 def test_workers_that_finish_the_last_two_items_at_once_do_not_leave_the_phase_open(bench: Any) -> None:
     for _ in range(10):
         job = bench.submit_items(2)

@@ -8,12 +8,23 @@ import pytest
 from stand.server import Server
 
 from services.orchestrator.budget import seconds_for_a_run, seconds_for_a_try
+from services.orchestrator.flow import Next
 from services.orchestrator.jobs import Arm, Job, Rows
 from services.orchestrator.phases import search
 from services.orchestrator.phases.search import Tried
-from services.orchestrator.pipeline import STAGES
-from services.orchestrator.steps import KEEP, LEAST_STEPS, SEARCH_FROM, SHARE, going_on, pays, short_steps
+from services.orchestrator.pipeline import STAGES, finish
+from services.orchestrator.steps import (
+    KEEP,
+    LEAST_STEPS,
+    SEARCH_FROM,
+    SHARE,
+    going_on,
+    pays,
+    search_rounds,
+    short_steps,
+)
 from services.orchestrator.wire import job_object
+from understudy.training.recipes import RECIPES
 
 CONTROL = "random_rationale"
 NAMES = ("finetune", "saliency", "rationale_input", "rationale_gate", "logit_kd", "saliency+logit_kd")
@@ -81,6 +92,83 @@ def test_a_short_training_is_long_enough_to_say_something_and_never_longer_than_
     assert short_steps(steps) == short
 
 
+@pytest.mark.parametrize(
+    ("others", "steps", "rounds"),
+    [
+        (6, 4000, [(7, 1000)]),
+        (7, 4000, [(8, 500), (6, 1000)]),
+        (13, 4000, [(14, 250), (12, 500), (6, 1000)]),
+        (30, 4000, [(31, 250), (12, 500), (6, 1000)]),  # an earlier round would be too short to say anything
+        (30, 1200, [(31, 150), (6, 300)]),
+        (30, 400, [(31, 150)]),
+    ],
+)
+def test_each_round_halves_the_candidates_and_doubles_the_steps(
+    bench: Any, others: int, steps: int, rounds: list[tuple[int, int]]
+) -> None:
+    arms = [Arm(name=name, candidate=True) for name in candidates(others)]
+    assert [(one.runs, one.steps) for one in search_rounds(ready(bench), arms, steps)] == rounds
+    assert all(one.steps >= LEAST_STEPS for one in search_rounds(ready(bench), arms, steps))
+
+
+def candidates(others: int) -> list[str]:
+    """`finetune` and so many more."""
+    treated = [recipe.name for recipe in RECIPES.values() if not recipe.variant]
+    assert treated[0] == "finetune"
+    return treated[: others + 1]
+
+
+def test_a_job_goes_through_all_rounds_and_trains_the_best_of_the_last(bench: Any) -> None:
+    """Every second candidate does better than the one before it; on longer trainings it is the other way round."""
+    names = candidates(13)
+    job = ready(bench, tuple(names), hyperparameters={"n_epochs": 400})  # ten batches an epoch: 1000, 500 and 250 steps
+    job = job.to("queued")
+    bench.context.flow.submit(job, Next("train", search.plan(job)))
+    tried_in: list[set[str]] = []
+    while bench.context.jobs.get(job.id).phase == "search":
+        waiting = [item for item in bench.context.flow.items(job.id, "search") if item.state == "pending"]
+        tried_in.append({item.payload["recipe"] for item in waiting})
+        for item in waiting:
+            name, number = item.payload["recipe"], item.payload["round"]
+            accuracy = names.index(name) / 100 * (1 if number == 1 else -1) + 0.5
+            found = tried(name, accuracy).model_copy(update={"round": number, "steps": item.payload["max_steps"]})
+            held = bench.context.leases.claim(item.id, "a")
+            bench.context.leases.complete(held, found.model_dump(mode="json"), 1)
+        finish(bench.context, job.id, "search")
+    assert tried_in == [set(names), set(names[2:]), set(names[2:8])]
+    after = bench.context.jobs.get(job.id)
+    assert after.phase == "train"
+    assert [arm.name for arm in after.facts.arms if arm.candidate] == names[:1] + names[2:5]
+    found = after.facts.searched
+    assert [(one.round, one.steps) for one in found] == [(1, 250)] * 14 + [(2, 500)] * 12 + [(3, 1000)] * 6
+    assert [one.recipe for one in found[-6:]] == names[2:8]
+    assert [one.kept for one in found[-6:]] == [True] * 3 + [False] * 3
+    assert {one.recipe for one in found if one.round == 1 and not one.kept} == {names[1]}
+    assert {one.recipe for one in found if one.round == 2 and not one.kept} == set(names[8:])
+    told = after.facts.findings[-1]
+    assert f"of 14 candidates these are trained in full beside finetune: {names[2]} (48.0 %)" in told
+    assert f"{names[1]} (51.0 %)" in told.partition("These are not:")[2]
+    assert "Phase search goes on with another round" in bench.messages(job)
+
+
+def test_a_step_may_take_as_long_in_each_round(bench: Any) -> None:
+    names = tuple(candidates(13))
+    job = ready(bench, names, budget={"seconds": 400}, hyperparameters={"n_epochs": 400})
+    first = search.plan(job.model_copy(update={"phase_started_at": 0.0}))
+    bound = first[0].payload["max_seconds"]
+    results = [tried(name, 0.5).model_copy(update={"max_seconds": bound}) for name in names]
+    second = search.again(job, results)
+    assert {item.payload["max_seconds"] for item in second} == {2 * bound}
+    assert 14 * bound + 12 * 2 * bound + 6 * 4 * bound == pytest.approx(0.25 * 400)
+
+
+def test_trainings_that_have_a_time_are_tried_for_a_share_of_it_in_one_round(bench: Any) -> None:
+    arms = arms_of(*candidates(20))
+    job = ready(bench, hyperparameters={"seconds": 60.0})
+    (one,) = search_rounds(job, arms, 10_000_000)
+    assert one.runs == 21
+
+
 def test_the_best_go_on_with_their_controls_and_what_was_tried_is_kept_best_first(bench: Any) -> None:
     accuracies = dict(zip(NAMES, (0.9, 0.2, 0.5, 0.6, 0.3, 0.4), strict=True))
     job = search.absorb(ready(bench), [tried(name, accuracy) for name, accuracy in accuracies.items()])
@@ -128,7 +216,7 @@ def test_a_job_shows_what_its_search_found(bench: Any) -> None:
     job = search.absorb(ready(bench), [tried(name, 0.5) for name in NAMES])
     shown = job_object(job, {}).model_dump(mode="json")
     assert len(shown["searched"]) == len(NAMES)
-    assert shown["searched"][0].keys() == {"recipe", "validation_accuracy", "steps", "kept"}
+    assert shown["searched"][0].keys() == {"recipe", "validation_accuracy", "steps", "kept", "round"}
     assert [phase["phase"] for phase in shown["phases"]][3] == "search"
 
 
