@@ -66,7 +66,9 @@ def api_of(stand: Stand, port: int) -> Iterator[httpx.Client]:
         process.wait()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["restart", "crash"])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, pytest.param(signal.SIGQUIT, marks=pytest.mark.slow)], ids=["restart", "crash"]
+)
 def test_a_restart_of_postgresql_in_mid_shard_is_503_for_a_while_and_costs_no_row(
     on_postgres: Stand, postgres: Postgres, rows: str, free_port: int, how: signal.Signals
 ) -> None:

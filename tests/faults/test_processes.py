@@ -83,7 +83,7 @@ def test_a_training_is_never_done_by_two_children_in_one_folder(stand: Stand, ro
     stand.check(job, rows, "cancelled")
 
 
-POISON = "The book number 3"
+POISON = "The book number 59"  # one row alone
 
 
 @contextmanager

@@ -19,11 +19,13 @@ def soak(folder: Path, seed: str, count: int, seconds: float) -> None:
     print(f"seed {seed}: {count} jobs, killed {dict(one.killed)}")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_few_jobs_survive_random_kills(tmp_path: Path) -> None:
-    soak(tmp_path, "few", 4, 100)
+    soak(tmp_path, "few", 5, 250)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2700)
 def test_a_hundred_jobs_survive_random_kills(tmp_path: Path) -> None:
-    soak(tmp_path, os.environ.get("UNDERSTUDY_SOAK_SEED") or secrets.token_hex(4), 100, 1500)
+    soak(tmp_path, os.environ.get("UNDERSTUDY_SOAK_SEED") or secrets.token_hex(4), 100, 2400)

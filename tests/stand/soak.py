@@ -148,7 +148,7 @@ class Soak:
     # --- the trouble --------------------------------------------------------------------------------------------
 
     def _torment(self) -> None:
-        while not self.over.wait(self.dice.uniform(0.5, 4.0)):
+        while not self.over.wait(self.dice.uniform(1.0, 6.0)):
             victim = self.dice.choices(list(VICTIMS), list(VICTIMS.values()))[0]
             place = self.dice.randrange(2)
             if victim == "teacher":
