@@ -1,8 +1,8 @@
 """Does a model's probability say how often it is right? Pure numpy.
 
 The expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599) over bins of equal size, which
-depend less on where the edges are than bins of equal width (Nixon et al. 2019, arXiv 1904.01685). No temperature is
-fitted: whatever is fitted to these rows would make them look better than others.
+depend less on where the edges are than bins of equal width (Nixon et al. 2019, arXiv 1904.01685). Nothing is
+fitted to these rows, which would make them look better than others: a temperature is fitted elsewhere, see there.
 """
 
 from __future__ import annotations

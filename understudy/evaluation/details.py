@@ -24,6 +24,7 @@ __all__ = [
     "Slice",
     "SliceCell",
     "TeacherMap",
+    "Temperature",
     "WordsRow",
 ]
 
@@ -116,6 +117,25 @@ class Calibration(Part):
     ece_if_calibrated: float
     brier: float
     bins: tuple[CalibrationBin, ...]
+
+
+class Temperature(Part):
+    """What the published model's log-probabilities over its candidates are divided by, so that they say how often it is
+    right; no answer changes by it (Guo et al. 2017, arXiv 1706.04599).
+
+    Fitted on `rows` validation rows, whose mean negative log-likelihood fell from `loss` to `loss_after`. `ece` and
+    `ece_after` are the calibration errors on the test split, where nothing was fitted; `brier` likewise.
+    """
+
+    value: float
+    rows: int
+    loss: float
+    loss_after: float
+    ece: float
+    ece_after: float
+    ece_after_if_calibrated: float
+    brier: float
+    brier_after: float
 
 
 class WordsRow(Part):

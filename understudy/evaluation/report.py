@@ -23,6 +23,7 @@ from understudy.evaluation.details import (
     Part,
     Slice,
     TeacherMap,
+    Temperature,
     WordsRow,
 )
 from understudy.evaluation.manifest import Manifest
@@ -243,6 +244,7 @@ class Report(Part):
     slices: tuple[Slice, ...] = ()
     confusion: Confusion | None = None
     calibration: tuple[Calibration, ...] = ()
+    temperature: Temperature | None = None
     agreement: tuple[Agreement, ...] = ()
     words: tuple[WordsRow, ...] = ()
     words_sample: str = ""

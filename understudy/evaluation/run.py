@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,10 +20,13 @@ from understudy.errors import InvalidRequest
 from understudy.evaluation.agreement import SAMPLE, draw, sample
 from understudy.evaluation.answered import Answered
 from understudy.evaluation.assemble import Explained, assemble, drawn, published
+from understudy.evaluation.calibration import calibration
+from understudy.evaluation.details import Temperature
 from understudy.evaluation.metrics import correctness
 from understudy.evaluation.page import render_html
 from understudy.evaluation.report import Machine, Report
 from understudy.evaluation.spec import ArmResult, EvaluateSpec, RowCounts, TeacherFacts
+from understudy.evaluation.temperature import fit_temperature, likelihood
 from understudy.schemas import Example, Prediction, PredictionInput
 from understudy.serving.base import Engine
 from understudy.serving.hf import HFEngine
@@ -55,8 +58,10 @@ def evaluate(spec: EvaluateSpec, out: Path, emit: Callable[[int, int], None]) ->
     for arm in spec.arms:
         before, total = len(answered) * len(test), len(spec.arms) * len(test)
         answered.append(_answer(spec, arm, test, lambda done, before=before, total=total: emit(before + done, total)))  # type: ignore[misc]
-    explained = _explain(spec, test, next(one for one in answered if one.arm == published(spec)))
+    run = next(one for one in answered if one.arm == published(spec))
+    explained = _explain(spec, test, run)
     report = assemble(spec, test, teacher, answered, explained, _machine(spec.device))
+    report = report.model_copy(update={"temperature": _temperature(spec, test, run)})
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.html").write_text(render_html(report), encoding="utf-8")
     aside = finished.with_suffix(".part")
@@ -129,6 +134,41 @@ def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Expl
         sample=rows,
         words=[one.words or () for one in ask([row.example for row in rows])],
     )
+
+
+def _temperature(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Temperature | None:
+    """The published student's temperature, fitted on the validation split, and what it does on the test split.
+
+    None where its answers are not chosen among candidates, or there are too few rows to fit it on.
+    """
+    rows = read_examples(spec.validation) if spec.validation else []
+    if not rows or spec.task.kind == "generation":
+        return None
+    engine = HFEngine.load(run.arm.model, device=spec.device)
+    expected = [row.output for row in rows]
+    before = _spread(engine, rows)
+    value = fit_temperature(before, expected)
+    if value is None:
+        return None
+    engine.adapter = engine.adapter.with_temperature(value)
+    after = calibration(run.arm.recipe, [one.probability for one in answers(engine, test, lambda _: None)], run.right)
+    plain = calibration(run.arm.recipe, run.probabilities, run.right)
+    return Temperature(
+        value=value,
+        rows=sum(answer in row for row, answer in zip(before, expected, strict=True)),
+        loss=likelihood(before, expected),
+        loss_after=likelihood(_spread(engine, rows), expected),
+        ece=plain.ece,
+        ece_after=after.ece,
+        ece_after_if_calibrated=after.ece_if_calibrated,
+        brier=plain.brier,
+        brier_after=after.brier,
+    )
+
+
+def _spread(engine: Engine, rows: Sequence[Example]) -> list[Mapping[str, float]]:
+    """The probabilities of each row's candidates."""
+    return [one.probabilities or {} for one in answers(engine, rows, lambda _: None)]
 
 
 def _input(example: Example) -> PredictionInput:

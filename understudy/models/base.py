@@ -88,6 +88,7 @@ class Adapter(ABC):
     architecture: ClassVar[str]  # "seq2seq", "causal" or "classifier"
     max_padded_tokens: int = 2048  # of one pass, wherever nobody else says how many; set it where a device takes more
     form: Form = "label"
+    temperature: float = 1.0  # of probabilities over candidates: above 1 the model is less sure than its logits say
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -125,6 +126,12 @@ class Adapter(ABC):
             raise ModelError(f"a classifier cannot write, and its form is '{form}'", param="model")
         other = copy.copy(self)
         other.form = form
+        return other
+
+    def with_temperature(self, temperature: float) -> Self:
+        """The same model, less sure of its answers the higher the temperature is. Shares the weights."""
+        other = copy.copy(self)
+        other.temperature = temperature
         return other
 
     def with_template(self, template: str | None) -> Self:
@@ -284,15 +291,19 @@ class Adapter(ABC):
 
     def _choose(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[Answer]:
         """The likeliest candidate of each text."""
-        return [likeliest(*row) for row in zip(candidates, self.likelihoods(encoded, candidates), strict=True)]
+        found = zip(candidates, self.likelihoods(encoded, candidates), strict=True)
+        return [likeliest(*row, temperature=self.temperature) for row in found]
 
     def _compose(self, texts: Sequence[str]) -> list[Answer]:
         """Answers in the model's own words."""
         return [Answer(*written) for written in self.generate(texts)]
 
 
-def likeliest(names: Sequence[str], likelihoods: Sequence[float]) -> Answer:
-    """The candidate with the highest log-probability; probabilities are normalised over the candidates."""
-    probabilities = torch.tensor(likelihoods, dtype=torch.float64).softmax(-1).tolist()
+def likeliest(names: Sequence[str], likelihoods: Sequence[float], temperature: float = 1.0) -> Answer:
+    """The candidate with the highest log-probability; probabilities are normalised over the candidates.
+
+    The temperature changes probabilities, and never which candidate it is (Guo et al. 2017, arXiv 1706.04599).
+    """
+    probabilities = (torch.tensor(likelihoods, dtype=torch.float64) / temperature).softmax(-1).tolist()
     best = max(range(len(names)), key=likelihoods.__getitem__)
     return Answer(names[best], probabilities[best], dict(zip(names, probabilities, strict=True)))

@@ -17,7 +17,7 @@ _HASHES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def fingerprint(adapter: Adapter) -> str:
-    """A hash over weights, tokenizer, configuration, template, labels, window and the form of the answers.
+    """A hash over weights, tokenizer, configuration, template, labels, window, temperature and the form of the answers.
 
     The weights are read once for each model in memory: whoever trains on after asking must save and load first.
     """
@@ -26,6 +26,8 @@ def fingerprint(adapter: Adapter) -> str:
     parts = [_HASHES[adapter.model], adapter.task.model_dump_json(), str(adapter.max_tokens)]
     if adapter.form != "label":  # the fingerprints of before there were forms stay what they were
         parts.append(adapter.form)
+    if adapter.temperature != 1:
+        parts.append(f"temperature {adapter.temperature!r}")
     return hashlib.sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 

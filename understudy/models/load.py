@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from understudy.artifacts import ArtifactStore
@@ -62,7 +62,10 @@ _ADAPTERS: dict[str, type[Adapter]] = {
 
 
 class ModelCard(BaseModel):
-    """Where a model of ours comes from and how it is asked for reasons: `card.json` beside its weights."""
+    """Where a model of ours comes from and how it is asked for reasons: `card.json` beside its weights.
+
+    `temperature` was fitted when it was published, so that its probabilities say how often it is right.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -74,6 +77,7 @@ class ModelCard(BaseModel):
     explain_template: str | None = None
     top_k: int = 5
     max_tokens: int = DEFAULT_WINDOW
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     validation: dict[str, Any] = {}
 
 
@@ -114,7 +118,7 @@ def load_adapter(
     card = load_card(folder)
     asked = max_tokens or (card.max_tokens if card else None)
     adapter = adapt(model, tokenizer, task or load_task(folder) or _default_task(kind, config), asked)
-    return adapter.with_form(card.form) if card else adapter
+    return adapter.with_form(card.form).with_temperature(card.temperature) if card else adapter
 
 
 def adapt(model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int | None = None) -> Adapter:

@@ -137,7 +137,8 @@ class Writer(Adapter):
         likelihoods = self.target_likelihoods(encoded, self._targets(encoded, candidates, before))
         return [
             Answer(found.text, found.probability, found.probabilities, reasons)
-            for found, reasons in zip(map(likeliest, candidates, likelihoods), before, strict=True)
+            for names, row, reasons in zip(candidates, likelihoods, before, strict=True)
+            for found in [likeliest(names, row, self.temperature)]
         ]
 
     def _compose(self, texts: Sequence[str]) -> list[Answer]:

@@ -117,7 +117,9 @@ class Adapted(Seq2SeqAdapter):
         def read(positions: Sequence[int]) -> list[list[float]]:
             sources = [_names(encoded[i].ids) for i in positions]
             rows = [[target.ids for target in targets[i]] for i in positions]
-            return self._score(sources, [_Row(*pair) for pair in zip(self._paths(sources, rows), rows, strict=True)])
+            negligible = NEGLIGIBLE * max(1.0, self.temperature)  # a high one makes small shares larger
+            paths = self._paths(sources, rows)
+            return self._score(sources, [_Row(*pair, negligible) for pair in zip(paths, rows, strict=True)])
 
         return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
 
@@ -182,8 +184,9 @@ _Path = tuple[list[int], list[np.ndarray]]
 class _Row:
     """One text's targets: their log-probabilities, as bounds until they are settled."""
 
-    def __init__(self, path: _Path, targets: Sequence[list[int]]) -> None:
+    def __init__(self, path: _Path, targets: Sequence[list[int]], negligible: float) -> None:
         self.targets = targets
+        self._negligible = negligible
         self.values: list[float] = []
         self._settled: list[bool] = []
         for ids in targets:
@@ -194,7 +197,7 @@ class _Row:
     def open(self) -> list[int]:
         """The targets that need a pass of their own, as far as is known by now."""
         known = [value for value, settled in zip(self.values, self._settled, strict=True) if settled]
-        least = (max(known) if known else max(self.values)) + NEGLIGIBLE
+        least = (max(known) if known else max(self.values)) + self._negligible
         return [i for i, value in enumerate(self.values) if not self._settled[i] and value >= least]
 
     def settle(self, i: int, value: float) -> None:

@@ -91,7 +91,7 @@ def open_exported(
     adapter = library.Adapted(model, tokenizer, task, window(config, tokenizer, card.max_tokens))
     if card.reasons == "saliency" and reference is None:
         reference = HFEngine(folder.name, load_adapter(str(folder), device="cpu"), card)
-    exported = ExportedEngine(label or folder.name, adapter, card, facts, reference)
+    exported = ExportedEngine(label or folder.name, adapter.with_temperature(card.temperature), card, facts, reference)
     exported.warm_up()
     return exported
 

@@ -18,7 +18,7 @@ from understudy.attribution.rationale import top_words
 from understudy.attribution.words import word_spans
 from understudy.batching import plan_batches
 from understudy.errors import ModelError
-from understudy.models.base import Adapter, Answer, Batch
+from understudy.models.base import Adapter, Answer, Batch, likeliest
 from understudy.models.load import ModelCard
 from understudy.models.writer import Writer
 from understudy.registry import Registry
@@ -63,7 +63,9 @@ def _gate(adapter: Adapter, _: ModelCard, inputs: Sequence[PredictionInput], top
             if written:
                 found[i] = written[i].model_copy(update={"words": words})
             else:
-                found[i] = _prediction(inputs[i], _among(closed[i], output.logits[row]), batch.truncated[row], words)
+                found[i] = _prediction(
+                    inputs[i], _among(closed[i], output.logits[row], adapter.temperature), batch.truncated[row], words
+                )
     return [found[i] for i in range(len(inputs))]
 
 
@@ -148,12 +150,9 @@ def _prediction(
     )
 
 
-def _among(classes: dict[str, int], logits: torch.Tensor) -> Answer:
+def _among(classes: dict[str, int], logits: torch.Tensor, temperature: float) -> Answer:
     """The likeliest of the candidate labels, probabilities normalised over them."""
-    probabilities = logits.double()[list(classes.values())].softmax(-1).tolist()
-    named = dict(zip(classes, probabilities, strict=True))
-    best = max(named, key=named.__getitem__)
-    return Answer(best, named[best], named)
+    return likeliest(list(classes), logits.double()[list(classes.values())].tolist(), temperature)
 
 
 def _gated(batch: Batch, row: int, gates: Sequence[float]) -> list[Word]:

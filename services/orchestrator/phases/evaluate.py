@@ -47,6 +47,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Evaluated:
         job_id=job.id,
         task=job.facts.task,
         test=test,
+        validation=test.with_name("validation.parquet"),
         train=() if job.distils else (context.artifacts.folder(job.facts.dataset) / "train.parquet",),
         annotated=shards(context, job),
         arms=tuple(_arm(context, one) for one in trained),

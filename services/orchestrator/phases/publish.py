@@ -41,6 +41,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
     chosen = report.published
     folder = context.scratch(item) / "model"
     shutil.copytree(context.artifacts.folder(chosen.artifact), folder, ignore=_manifest_only, dirs_exist_ok=True)
+    _set_temperature(folder, report)
     engines = _add_engines(context, job, item, grip, folder)
     for name in ("report.json", "report.html"):
         shutil.copyfile(papers / name, folder / name)
@@ -93,6 +94,14 @@ def _add_engines(context: Context, job: Job, item: Item, grip: Grip, folder: Pat
         shutil.copytree(made / "engines", folder / "engines", dirs_exist_ok=True)
     shutil.copyfile(made / REPORT, folder / REPORT)
     return read(folder)
+
+
+def _set_temperature(folder: Path, report: Report) -> None:
+    """Every engine of the model reads its temperature off its card."""
+    if report.temperature is None:
+        return
+    card = json.loads((folder / "card.json").read_bytes())
+    _write_json(folder / "card.json", card | {"temperature": report.temperature.value})
 
 
 def _manifest_only(_: str, names: list[str]) -> list[str]:
@@ -168,6 +177,8 @@ A student of {arm.parameters:,} parameters, {made} by Understudy.
 | test accuracy | {100 * arm.accuracy:.1f} % [{100 * arm.low:.1f}, {100 * arm.high:.1f}] (mean over seeds) |
 {level}| trained on | {report.rows.train} rows; tested on {report.rows.test} |
 
+{_calibrated(report)}
+
 ## Did the method work?
 
 {comparisons}
@@ -188,6 +199,17 @@ A student of {arm.parameters:,} parameters, {made} by Understudy.
 `report.html` is the whole report, `report.json` the same as data, `provenance.json` what the model came from,
 `task.json` the task, `card.json` how the model is asked for its reasons.
 """
+
+
+def _calibrated(report: Report) -> str:
+    found = report.temperature
+    if found is None:
+        return "Its probabilities are as they were trained: no temperature was fitted."
+    return (
+        f"Its probabilities are calibrated: at the temperature {found.value:.2f}, fitted on {found.rows} validation "
+        f"rows, their expected calibration error on the test split is {100 * found.ece_after:.1f} points "
+        f"(before: {100 * found.ece:.1f})."
+    )
 
 
 def _beside(teacher: float, student: float) -> str:

@@ -1,0 +1,111 @@
+"""The temperature is found where it is known, changes no answer, and makes test probabilities honest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from understudy.data.parquet import write_examples
+from understudy.evaluation.calibration import calibration
+from understudy.evaluation.page import render_html
+from understudy.evaluation.report import Report
+from understudy.evaluation.run import EvaluateSpec, evaluate
+from understudy.evaluation.temperature import FEWEST, fit_temperature, likelihood
+from understudy.schemas import Example
+
+NAMES = ("a", "b", "c")
+
+
+def drawn(count: int, temperature: float, seed: int = 0) -> tuple[list[dict[str, float]], list[str]]:
+    """Probabilities of a model whose logits are `temperature` times too large, and answers drawn as they should be."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, len(NAMES))) * 2
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    said = np.exp(temperature * logits) / np.exp(temperature * logits).sum(1, keepdims=True)
+    answers = [str(rng.choice(NAMES, p=row)) for row in honest]
+    return [dict(zip(NAMES, map(float, row), strict=True)) for row in said], answers
+
+
+def tempered(row: dict[str, float], temperature: float) -> dict[str, float]:
+    weights = {name: value ** (1 / temperature) for name, value in row.items()}
+    return {name: value / sum(weights.values()) for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5, 6.0])
+def test_a_known_temperature_is_found(temperature: float) -> None:
+    rows, answers = drawn(6000, temperature)
+    found = fit_temperature(rows, answers)
+    assert found == pytest.approx(temperature, rel=0.06)
+    after = [tempered(row, found) for row in rows]
+    assert likelihood(after, answers) <= likelihood(rows, answers)
+    for nearby in (0.97, 1.03):  # it is the best there is
+        other = [tempered(row, found * nearby) for row in rows]
+        assert likelihood(after, answers) < likelihood(other, answers)
+
+
+def test_the_error_falls_on_rows_that_nothing_was_fitted_to() -> None:
+    found = fit_temperature(*drawn(2000, 4.0, seed=1))
+    assert found is not None
+    rows, answers = drawn(2000, 4.0, seed=2)
+    errors = []
+    for one in (1.0, found):
+        said = [tempered(row, one) for row in rows]
+        best = [max(row, key=row.__getitem__) for row in said]
+        right = [given == answer for given, answer in zip(best, answers, strict=True)]
+        errors.append(calibration("m", [row[name] for row, name in zip(said, best, strict=True)], right))
+    assert errors[1].accuracy == errors[0].accuracy
+    assert errors[0].ece > 0.1
+    assert errors[1].ece < 0.03
+
+
+def test_rows_without_an_error_do_not_make_it_sure_of_everything() -> None:
+    rows = [{"a": 0.7, "b": 0.3}] * 50
+    found = fit_temperature(rows, ["a"] * 50)
+    assert found == pytest.approx(1 / 20)
+    wrong = fit_temperature(rows, ["b"] * 50)
+    assert wrong == pytest.approx(20)
+
+
+def test_a_probability_of_nothing_and_answers_that_are_no_candidate() -> None:
+    rows = [{"a": 1.0, "b": 0.0}] * 40
+    found = fit_temperature([*rows, {"a": 1.0}], ["a"] * 20 + ["b"] * 20 + ["z"])
+    assert found is not None
+    assert math.isfinite(found)
+    assert fit_temperature(rows, ["z"] * 40) is None
+    assert fit_temperature(rows[: FEWEST - 1], ["a"] * (FEWEST - 1)) is None
+
+
+def test_rows_may_have_candidates_of_their_own() -> None:
+    rows, answers = drawn(3000, 2.0)
+    mixed = [row if i % 2 else {f"{i}{name}": value for name, value in row.items()} for i, row in enumerate(rows)]
+    named = [answer if i % 2 else f"{i}{answer}" for i, answer in enumerate(answers)]
+    assert fit_temperature(mixed, named) == pytest.approx(fit_temperature(rows, answers))
+
+
+def test_the_report_says_what_the_temperature_does(
+    make_spec: Callable[..., EvaluateSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.evaluation.run._TIMED_CALLS", 3)
+    spec = make_spec()
+    label = spec.task.labels[0]
+    rows = [Example(id=str(i), input=f"film number {i}", output=label) for i in range(40)]
+    write_examples(tmp_path / "validation.parquet", rows)
+    plain = evaluate(spec, tmp_path / "plain", lambda *_: None)
+    assert plain.temperature is None
+    report = evaluate(
+        spec.model_copy(update={"validation": tmp_path / "validation.parquet"}), tmp_path / "out", lambda *_: None
+    )
+    found = report.temperature
+    assert found is not None
+    assert found.rows == 40
+    assert found.loss_after < found.loss
+    assert found.ece == report.calibration[-1].ece
+    assert found.ece_after != found.ece
+    assert report.arms == plain.arms or [arm.accuracy for arm in report.arms] == [arm.accuracy for arm in plain.arms]
+    assert Report.model_validate_json((tmp_path / "out" / "report.json").read_bytes()).temperature == found
+    assert f"temperature of {found.value:.2f}" in render_html(report)
+    assert "temperature of" not in render_html(plain)

@@ -1,0 +1,71 @@
+"""One number that makes a model's probabilities honest: temperature scaling (Guo et al. 2017, arXiv 1706.04599).
+
+Log-probabilities over the candidates are divided by a temperature before they are normalised again. No answer changes
+by that, for any temperature above 0: only how sure the model says that it is. The temperature is fitted on validation
+rows, which chose the model already, and what it does is measured on the test split, where nothing is. Pure numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FEWEST", "fit_temperature", "likelihood"]
+
+FEWEST = 30
+"""Rows below which nothing is fitted: a handful of rows that are all right would make a model sure of everything."""
+
+Numbers = NDArray[np.float64]
+
+_MOST = 20.0  # a temperature stays between 1 / 20 and 20: of rows without a single error any lower one is better still
+_LEAST_LOG = math.log(1e-300)  # a probability of 0 is one that was too small for its format
+_STEPS = 60  # of bisection: far below what a double can tell apart
+
+
+def fit_temperature(rows: Sequence[Mapping[str, float]], expected: Sequence[str]) -> float | None:
+    """The temperature that makes the expected answers likeliest, of each row's probabilities over its candidates.
+
+    Rows whose expected answer is none of their candidates are left out; None where fewer than 30 are left. The
+    likelihood is concave in 1 / temperature, so that its one maximum is where the slope changes its sign.
+    """
+    kept = [(row, answer) for row, answer in zip(rows, expected, strict=True) if answer in row]
+    if len(kept) < FEWEST:
+        return None
+    logs = _padded([row for row, _ in kept])  # (N, C)
+    expected_logs = np.array([_log(row[answer]) for row, answer in kept])  # (N,)
+    low, high = 1 / _MOST, _MOST  # of 1 / temperature
+    for _ in range(_STEPS):
+        middle = math.sqrt(low * high)
+        if _slope(logs, expected_logs, middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return 1 / math.sqrt(low * high)
+
+
+def likelihood(rows: Sequence[Mapping[str, float]], expected: Sequence[str]) -> float:
+    """The mean negative log-probability of the expected answers, in nats, of rows that have them as a candidate."""
+    losses = [-_log(row[answer]) for row, answer in zip(rows, expected, strict=True) if answer in row]
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def _slope(logs: Numbers, expected: Numbers, sharpness: float) -> float:
+    """How the mean log-probability of the expected answers grows with 1 / temperature: (N, C), (N,) -> one number."""
+    weights = np.exp(sharpness * (logs - logs.max(axis=1, keepdims=True)))  # 0 at padding
+    means = (weights * np.where(weights > 0, logs, 0)).sum(axis=1) / weights.sum(axis=1)
+    return float((expected - means).mean())
+
+
+def _padded(rows: Sequence[Mapping[str, float]]) -> Numbers:
+    """Log-probabilities (N, C) of rows with unequally many candidates, -inf where a row has no more."""
+    logs = np.full((len(rows), max(map(len, rows))), -np.inf)
+    for place, row in enumerate(rows):
+        logs[place, : len(row)] = [_log(value) for value in row.values()]
+    return logs
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else _LEAST_LOG
