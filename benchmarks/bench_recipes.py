@@ -47,6 +47,7 @@ from understudy.schemas import (
     Attribution,
     AttributionExample,
     AttributionOptions,
+    AttributionSpec,
     Example,
     Hyperparameters,
     Prediction,
@@ -58,6 +59,8 @@ from understudy.training.spec import TrainResult, TrainSpec
 from understudy.training.views import Row, select_rows
 
 RESULTS = Path(__file__).parent / "results"
+TOKENS = AttributionSpec().token_probabilities
+"""Of an open answer's places the likeliest tokens that `logit_kd` learns from: a job's default."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ def _prepare(work: Path, options: argparse.Namespace) -> tuple[Bench, float]:
     seconds = _annotate(work, task, teacher, options)
     student = cut_from(options.student, str(teacher.model))
     offers: list[Offer] = ["unlabelled"] if options.unlabelled else []
+    if task.kind == "generation" and is_cut(student):
+        offers.append("tokens")
     if any(row.rationale for row in read_examples(work / "train.parquet")):
         offers.append("rationale")
     arms = plan_arms(options.recipes, architecture_of(student), task, offers)
@@ -205,7 +210,13 @@ def _annotate(work: Path, task: TaskSpec, teacher: TrainResult, options: argpars
     """Write the annotated rows and the teacher's answers to the test split; return the seconds of the former."""
     adapter = load_adapter(str(teacher.model), device="cpu")
     method, settings = parse_method(options.method)
-    asked = AttributionOptions(labels=task.labels or None, method=method, settings=settings, top_k=options.top_k)
+    asked = AttributionOptions(
+        labels=task.labels or None,
+        method=method,
+        settings=settings,
+        top_k=options.top_k,
+        token_probabilities=TOKENS if task.kind == "generation" else 0,
+    )
     started = time.perf_counter()
     rows = read_examples(work / "train.parquet")
     gold = [AttributionExample(id=row.id, input=row.input, output=row.output, choices=row.choices) for row in rows]

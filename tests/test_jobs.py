@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from understudy import jobs
 from understudy.client import OrchestratorClient
@@ -128,6 +129,10 @@ def test_every_option_of_a_job_finds_its_field() -> None:
     assert spec.budget is not None
     assert (spec.lora.rank, spec.budget.seconds, spec.budget.teacher_tokens) == (4, 60, 1000)
     assert (spec.hyperparameters.max_steps, spec.hyperparameters.patience, spec.alias) == (50, 3, "mine")
+    timed = distillation_job("cut:2", "teacher", seconds=90.0)["method"]["distillation"]
+    assert DistillationSpec.model_validate(timed).hyperparameters.seconds == 90
+    with pytest.raises(ValidationError, match="both say how long an arm may train"):
+        DistillationSpec.model_validate(timed | {"budget": {"seconds": 60}})
     assert spec.teacher.finetune
 
 
@@ -163,7 +168,7 @@ def test_a_dry_run_is_told_in_sentences_and_its_warnings_last() -> None:
     lines = dry_run_lines(FOUND)
     told = dict(lines)
     assert told["rows"] == "1,000 train · 10 validation · 20 test · 50 unlabelled"
-    assert told["search"].startswith("10 candidates, 100 steps each")
+    assert told["search"].startswith("10 short trainings of 100 steps at most")
     assert told["training"] == "at most 7 trainings, 400 steps each"
     assert told["explaining"] == "1,050 texts in 34 requests"
     assert (told["recipes"], told["disk"]) == ("finetune", "about 12 MB")

@@ -21,7 +21,7 @@ from understudy.evaluation.manifest import ArmRecord, Data, FileRef, Manifest, s
 from understudy.evaluation.report import Report
 from understudy.evaluation.run import evaluate
 from understudy.evaluation.spec import ArmResult, EvaluateSpec, RowCounts
-from understudy.reproduce import find_report, reproduce
+from understudy.reproduce import Figure, find_report, reproduce
 from understudy.schemas import Example, Hyperparameters, TaskSpec
 from understudy.training.run import train
 from understudy.training.spec import TrainResult, TrainSpec
@@ -300,7 +300,12 @@ def test_a_training_by_the_clock_is_trained_again_by_the_steps_that_it_took(copi
     assert found.differences == (
         "it trained by the clock, which no second training can follow: this one took as many steps",
     )
+    assert found.by_clock
     assert found.verdict == "bit-equal"  # the report's own training had six steps and no clock
+    other = found.model_copy(
+        update={"figures": (Figure(name="test accuracy", recorded=0.5, found=0.6, low=0.4, high=0.7),)}
+    )
+    assert other.sentence.endswith("By the clock they always may.")
 
 
 def test_the_manifest_holds_the_seconds_and_the_steps_that_they_were(world: Path) -> None:

@@ -158,11 +158,13 @@ def dry_run_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines = [("rows", " · ".join(counts)), ("task", _task(found["task"]))]
     lines += [(who, _tokens(found[who])) for who in ("student", "teacher") if found[who]]
     lines.append(("recipes", ", ".join(arm["name"] for arm in found["arms"] if arm["candidate"])))
+    timed = found.get("hyperparameters", {}).get("seconds")
     if found["searches"]:
-        tries = f"{estimate['search_runs']} candidates, {estimate['search_steps_per_run']:,} steps each"
-        lines.append(("search", f"{tries}; the best are trained in full"))
+        longest = "" if timed else f" of {estimate['search_steps_per_run']:,} steps at most"
+        lines.append(("search", f"{estimate['search_runs']} short trainings{longest}; the best are trained in full"))
     most = "at most " if found["searches"] else ""
-    lines.append(("training", f"{most}{estimate['runs']} trainings, {estimate['steps_per_run']:,} steps each"))
+    each = f"{timed:g} s" if timed else f"{estimate['steps_per_run']:,} steps"
+    lines.append(("training", f"{most}{estimate['runs']} trainings, {each} each"))
     if estimate["teacher_examples"]:
         asked = f"{estimate['teacher_examples']:,} texts in {estimate['teacher_calls']:,} requests"
         lines.append(("explaining", asked))

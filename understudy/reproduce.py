@@ -68,13 +68,17 @@ class Figure(_Said):
 
 
 class Reproduction(_Said):
-    """What became of one arm. `differences` are those of the environment; where there are any, bits may differ."""
+    """What became of one arm. `differences` are those of the environment; where there are any, bits may differ.
+
+    `by_clock`: it had a time in place of steps, so that figures are never the same but by chance.
+    """
 
     recipe: str
     seed: int
     size: int | None
     figures: tuple[Figure, ...]
     differences: tuple[str, ...]
+    by_clock: bool = False
     seconds: float
 
     @computed_field  # type: ignore[prop-decorator]
@@ -100,7 +104,11 @@ class Reproduction(_Said):
             "bit-equal": f"Confirmed: {arm} gives the same weights, bit by bit, and the same figures.",
             "equal figures": f"Confirmed: {arm} gives the same figures. Its weights differ in bits, as they may here.",
             "within the interval": f"Not confirmed: {arm} gives other figures, within the interval of the report's. "
-            "They may differ here; the same environment would tell.",
+            + (
+                "By the clock they always may."
+                if self.by_clock
+                else "They may differ here; the same environment would tell."
+            ),
             "different": f"Not confirmed: {arm} gives other figures.",
         }[self.verdict]
 
@@ -142,6 +150,7 @@ def reproduce(
         size=record.size,
         figures=figures,
         differences=_differences(record.environment, result.environment, by_clock=record.by_clock),
+        by_clock=record.by_clock,
         seconds=result.seconds,
     )
 
@@ -285,7 +294,7 @@ def _print(console: Console, found: Reproduction) -> None:
         table.add_row(one.name, _shown(one.recorded), _shown(one.found), _beside(one))
     console.print(table, highlight=False)
     for difference in found.differences:
-        console.print(f"  Elsewhere than then: {difference}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  Other than then: {difference}", highlight=False, soft_wrap=True, markup=False)
     style = "bold green" if found.confirmed else "bold red"
     console.print(f"\n{found.sentence}", style=style, highlight=False, soft_wrap=True, markup=False)
 

@@ -166,6 +166,10 @@ def test_paces_of_earlier_jobs_of_the_same_kind_give_the_time(
         "publish": 1.0,
     }
     assert estimate.seconds == 44.0
+    timed = one.job(spec={"hyperparameters": {"seconds": 30}, "seeds": [0, 1], "sizes": [20]})
+    found = expect(one.context, timed, ROWS, ARMS)
+    assert (found.seconds_by_phase["train"], found.runs, found.steps_per_run) == (8 * 30.0, 8, 0)
+    assert "steps: each training takes 30 s, however many they are" in found.unknown
     running = job.with_facts(estimate=estimate).model_copy(update={"status": "running", "phase": "annotate"})
     assert estimated(running, 4.0, 100.0) == 133
     assert estimated(running, None, 100.0) == 139
