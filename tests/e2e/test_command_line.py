@@ -72,7 +72,12 @@ def test_a_dry_run_prints_what_a_job_would_find_and_cost_and_makes_none(stack: S
         done = _run("distill", "halls.csv", *options, cwd=tmp_path)
         assert len(client.jobs()) == before
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("9 unlabelled", "2 labels: cold, warm", "short trainings of 150 steps at most", "trainings, 400 steps each"):
+    for words in (
+        "9 unlabelled",
+        "2 labels: cold, warm",
+        "short trainings of 150 steps at most",
+        "trainings, 400 steps each",
+    ):
         assert words in done.stdout
     refused = _run("distill", "halls.csv", *options[:-4], "--sizes", "4000", *options[-2:], cwd=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
