@@ -65,8 +65,8 @@ class Listener:
                     if self._stop.is_set():
                         return
                     last = told.id or last
-                    self._told.put(told)
                     self.deaf = False
+                    self._told.put(told)
                 return
             except (Overloaded, Unavailable):
                 self.deaf = True

@@ -236,7 +236,7 @@ def watch(
     with Listener(client, job_id) as listener:
         while True:
             try:
-                job = client.job(job_id) if job is None or listener.deaf else job
+                job = job or client.job(job_id)
             except Unavailable:
                 if time.monotonic() - heard > PATIENCE:
                     raise
@@ -247,7 +247,10 @@ def watch(
                     break
             check()
             news = listener.heard(seconds)
-            job = brought_up_to_date(job, news) if job else None
+            if job and news:
+                job = brought_up_to_date(job, news)
+            elif listener.deaf:
+                job = None
     if job["status"] != "succeeded":
         error = job.get("error") or {}
         reason = error.get("message") or "no reason was given"
