@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from understudy.errors import StageFailed, UnderstudyError, from_body
+from understudy.errors import LeaseLost, StageFailed, UnderstudyError, from_body
 
 __all__ = ["PRELOAD", "Stage", "run_child", "warm"]
 
@@ -61,6 +61,8 @@ def run_child(
 ) -> Mapping[str, Any]:
     """Run `stage` to its end. `check` is called several times a second and may raise, which ends the child.
 
+    It has `grace` seconds to keep what it has, but none where what was raised is LeaseLost.
+
     `lock` names a file that one child holds at a time: a child that has it already is ended first.
 
     Raises the UnderstudyError that the stage raised, or StageFailed when it ended in any other way.
@@ -73,6 +75,9 @@ def run_child(
             process.start()
         try:
             return _follow(process, ours, emit, check)
+        except LeaseLost:
+            grace = 0.0  # whatever it could keep now is nobody's any more
+            raise
         finally:
             _end(process, grace)
 

@@ -5,6 +5,8 @@ Imported by the worker as well, so torch is imported inside the functions only.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ def train(spec: Mapping[str, Any], out: Path, emit: Emit) -> Mapping[str, Any]:
     from understudy.training.run import train as run
     from understudy.training.spec import TrainSpec
 
-    result = run(TrainSpec.model_validate(spec), out, lambda event: emit(event.model_dump(mode="json")))
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())  # the step that is reached is kept first
+    result = run(TrainSpec.model_validate(spec), out, lambda event: emit(event.model_dump(mode="json")), asked.is_set)
     return result.model_dump(mode="json")
 
 

@@ -19,6 +19,9 @@ from services.orchestrator.jobs import Event
 pytestmark = pytest.mark.e2e
 
 
+FIRST = 400  # the first checkpoint of 4,000 steps
+
+
 class _Trap:
     """Leaves a file where it is unpickled."""
 
@@ -119,15 +122,18 @@ def test_a_worker_told_to_end_gives_its_training_back_and_the_next_goes_on_with_
     job = stand.submit(rows, recipe="finetune", hyperparameters={"n_epochs": 1000})
     wait(lambda: list(stand.settings.work.glob("*/checkpoints/checkpoint-*/trainer_state.json")))
     children = training_children(worker)
+    wait(lambda: stand.context.flow.items(job.id, "train")[0].completed > FIRST)
     worker.terminate()
-    worker.wait(10)
+    worker.wait(60)
     assert all(map(is_gone, children))
     (item,) = stand.context.flow.items(job.id, "train")
     assert (item.state, item.attempts) == ("pending", 0)
-    step = max(item.completed, 1)
+    whole = stand.settings.work.glob("*/checkpoints/checkpoint-*/trainer_state.json")
+    kept = max(int(path.parent.name.rpartition("-")[2]) for path in whole)
+    assert kept >= item.completed > FIRST  # the step that was reached, and not only the one of the last validation
     stand.trainer()
     wait(lambda: stand.context.flow.items(job.id, "train")[0].state == "running")
-    wait(lambda: stand.context.flow.items(job.id, "train")[0].completed > step)
+    wait(lambda: stand.context.flow.items(job.id, "train")[0].completed > kept)
 
 
 def test_a_worker_killed_in_the_middle_of_a_shard_costs_no_row_and_doubles_none(stand: Stand, rows: str) -> None:

@@ -106,6 +106,7 @@ class Stand:
             "heartbeat_seconds": 0.1,
             "retry_after": 0.1,
             "sweep_seconds": 0.1,
+            "child_grace": 20.0,
             "resend_seconds": 2.0,
         }
         self.settings = Settings(**values | changes)

@@ -41,14 +41,18 @@ from understudy.training.views import EXPLAIN, Instance, Row, build_instances, l
 __all__ = ["train"]
 
 
-def train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> TrainResult:
+def train(
+    spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None], leave: Callable[[], bool] = lambda: False
+) -> TrainResult:
     """Train what the spec asks for into `out/model`; `out/result.json` is written last.
+
+    `leave` is asked after each step: when it says so, a checkpoint is written and SystemExit raised.
 
     Raises InvalidRequest or ModelError for a spec that cannot be trained, ModelNotFound for an unknown model.
     """
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        return _train(spec, out, emit)
+        return _train(spec, out, emit, leave)
 
 
 @contextmanager
@@ -69,7 +73,7 @@ def _alone(out: Path) -> Iterator[None]:
             together.wait_for_everyone()
 
 
-def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> TrainResult:
+def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None], leave: Callable[[], bool]) -> TrainResult:
     finished = out / "result.json"
     if _is_of(spec, out) and finished.is_file():
         return TrainResult.model_validate_json(finished.read_bytes())
@@ -97,6 +101,7 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None]) -> Tr
         emit=emit,
         stopwatch=stopwatch,
         patience=plan.patience,
+        leave=leave,
         rate=plan.rate,
     )
     _check_clock(plan, trainer)

@@ -35,6 +35,7 @@ from understudy.training.validation import Validation
 __all__ = ["DistillationTrainer", "Stopwatch", "last_checkpoint", "training_arguments"]
 
 _LOG_EVENTS = 50
+LEFT = 143  # the exit status of who ends on SIGTERM
 _FROM_BF16 = 50_000_000
 """Parameters from which bfloat16 pays on an accelerator; a small model waits for memory and not for arithmetic."""
 
@@ -121,6 +122,22 @@ class _Patience(EarlyStoppingCallback):
         self.early_stopping_patience_counter = kept["early_stopping_patience_counter"]
 
 
+class _Leave(TrainerCallback):
+    """Makes the step that is reached a checkpoint when the process is asked to end, and ends it then."""
+
+    def __init__(self, asked: Callable[[], bool]) -> None:
+        self.asked = asked
+        self.leaves = False
+
+    def on_step_end(self, args: Any, _: Any, control: Any, **___: Any) -> None:
+        if args.world_size == 1 and self.asked():  # several processes would have to agree on the step
+            self.leaves = control.should_save = True
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        if self.leaves:
+            raise SystemExit(LEFT)
+
+
 class _Events(TrainerCallback):
     def __init__(self, emit: Callable[[TrainEvent], None], stopwatch: Stopwatch) -> None:
         self.emit = emit
@@ -142,7 +159,8 @@ class DistillationTrainer(Trainer):
     """`validate` answers how good the model is now; it is called about ten times and the best checkpoint is kept.
 
     After `patience` validations that were not better than the best before them the training ends. `rate` is the
-    learning rate's factor by share of the stopwatch's time, where a training has one in place of steps.
+    learning rate's factor by share of the stopwatch's time, where a training has one in place of steps. When `leave`
+    says so a checkpoint is written and SystemExit raised.
     """
 
     loss_is_scaled_for_ga = True  # by the number of examples of the step, see compute_loss
@@ -156,10 +174,11 @@ class DistillationTrainer(Trainer):
         stopwatch: Stopwatch,
         patience: int | None = None,
         rate: Callable[[float], float] | None = None,
+        leave: Callable[[], bool] = lambda: False,
         **kwargs: Any,
     ) -> None:
         patient = [_Patience(patience)] if patience is not None else []
-        super().__init__(callbacks=[stopwatch, _Events(emit, stopwatch), *patient], **kwargs)
+        super().__init__(callbacks=[stopwatch, _Events(emit, stopwatch), *patient, _Leave(leave)], **kwargs)
         self.rate = rate
         self.objective = objective
         self.stopwatch = stopwatch
