@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 from typer.testing import CliRunner
 
 from understudy import cli
-from understudy.errors import InvalidRequest, UnderstudyError
+from understudy.client import OrchestratorClient
+from understudy.errors import InvalidRequest, Unauthorized, UnderstudyError
 from understudy.schemas import DistillationSpec
 
 
@@ -60,3 +65,45 @@ def test_a_method_of_explaining_that_cannot_be_read_is_the_option_at_fault(
     said = _said(caught.value, monkeypatch, capsys)
     assert said.startswith("Error (--attribution): ")
     assert words in said
+
+
+def test_who_is_not_let_in_is_told_how_to_send_a_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = _said(Unauthorized("this service needs an API key"), monkeypatch, capsys)
+    assert "UNDERSTUDY_API_KEY" in said
+    assert "understudy keys create NAME --scope submit" in said
+
+
+def test_keys_are_made_shown_once_listed_and_revoked(tmp_path: Path) -> None:
+    def run(*arguments: str, json_too: bool = True) -> Any:
+        more = ["--home", str(tmp_path), *(["--json"] if json_too else [])]
+        done = CliRunner().invoke(cli.app, ["keys", *arguments, *more])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout) if json_too else done.stdout
+
+    made = run("create", "laptop", "--scope", "submit", "--expires", "90d", "--max-active-jobs", "3")
+    assert made["expires_at"] - made["created_at"] == pytest.approx(90 * 86_400)
+    shown = run("list", json_too=False)
+    assert made["id"] in shown
+    assert "3 active jobs" in shown
+    assert made["key"] not in shown
+    assert run("revoke", made["id"])["state"] == "revoked"
+    assert [one["state"] for one in run("list")] == ["revoked"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param"),
+    [(["create", "x", "--scope", "read", "--expires", "soon"], "--expires"), (["revoke", "key-none"], "id")],
+)
+def test_a_wrong_key_command_is_one_clear_error(arguments: list[str], param: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["keys", *arguments, "--home", str(tmp_path)])
+    assert isinstance(done.exception, UnderstudyError)
+    assert done.exception.param == param
+
+
+@pytest.mark.parametrize("key", ["two words", "line\n", "schl\u00fcssel"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(InvalidRequest, match="printable ASCII") as caught:
+        OrchestratorClient("http://127.0.0.1:1", api_key=key)
+    assert key not in str(caught.value)

@@ -15,6 +15,7 @@ import pytest
 
 from services.orchestrator.worker import main
 from understudy.client import OrchestratorClient
+from understudy.errors import Unauthorized
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,6 +47,39 @@ def test_the_api_serves_without_torch_and_without_a_broker_and_ends_when_told(
         assert not any("libtorch" in one.path for one in psutil.Process(process.pid).memory_maps())
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.e2e
+def test_the_api_is_not_opened_to_other_machines_without_a_key(tmp_path: Path, free_port: int) -> None:
+    """It says how to make one; with one it starts there, and asks for it. Made by the command line, as people do."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UNDERSTUDY_")}
+    environment |= {"UNDERSTUDY_PORT": str(free_port), "UNDERSTUDY_HOST": "0.0.0.0"}
+    environment |= {"UNDERSTUDY_HOME": str(tmp_path / "home"), "REDIS_URL": f"unix://{tmp_path}/nothing.sock"}
+    service = [sys.executable, "-m", "services.orchestrator"]
+    refused = subprocess.run(service, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert refused.returncode == 1
+    said = f"`understudy keys create NAME --scope submit --home {tmp_path / 'home'}`"
+    assert said in refused.stderr
+    assert "or listen on 127.0.0.1" in refused.stderr
+    program = "from understudy.cli import main; main()"
+    make = [sys.executable, "-c", program, "keys", "create", "laptop", "--scope", "submit", "--expires", "90d"]
+    made = subprocess.run(make, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    key = made.stdout.strip()
+    assert key.startswith("sk-us-"), made.stderr
+    assert key not in made.stderr
+    process = subprocess.Popen(service, cwd=ROOT, env=environment)
+    try:
+        with OrchestratorClient(f"http://127.0.0.1:{free_port}", api_key=key) as client:
+            deadline = time.monotonic() + 60
+            while not client.ready():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert client.jobs() == []
+        with OrchestratorClient(f"http://127.0.0.1:{free_port}") as client, pytest.raises(Unauthorized):
+            client.jobs()
     finally:
         process.kill()
         process.wait()
