@@ -45,21 +45,31 @@ def keys_of(request: AttributionRequest, teacher: ModelInfo) -> list[str]:
 
     Not the example's name, and not the teacher's: its fingerprint is what it is.
     """
-    common = [request.model_dump(mode="json", exclude={"model", "examples"}), *_identity(teacher)]
-    return [_digest([common, row.model_dump(mode="json", exclude={"id"})]) for row in request.examples]
+    common = _text([request.model_dump(mode="json", exclude={"model", "examples"}), *_identity(teacher)])
+    rows = (_text(row.model_dump(mode="json", exclude={"id"})) for row in request.examples)
+    return [_digest(f"[{common}, {row}]") for row in rows]
 
 
 def key_of(request: PredictionRequest, teacher: ModelInfo) -> str:
     """The key of all answers to one request for predictions, names of its inputs included."""
-    return _digest([request.model_dump(mode="json", exclude={"model"}), *_identity(teacher)])
+    return _digest(_text([request.model_dump(mode="json", exclude={"model"}), *_identity(teacher)]))
 
 
 def _identity(teacher: ModelInfo) -> list[str]:
-    return [teacher.fingerprint, teacher.precision, version("understudy")]
+    return [teacher.fingerprint, teacher.precision, _code()]
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+@lru_cache(maxsize=1)  # read from a file, and parsed, each time
+def _code() -> str:
+    return version("understudy")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class Rationales:
