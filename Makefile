@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart run test check faults format e2e bench openapi clean
+.PHONY: help setup quickstart run test check check-deploy faults format e2e bench openapi clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,14 @@ check: setup ## format, lint, types, import rules, committed OpenAPI documents; 
 	@$(BIN)/lint-imports --no-cache > /dev/null || { $(BIN)/lint-imports --no-cache; exit 1; }
 	@$(BIN)/python -m services.openapi --check
 
+$(VENV)-deploy/.installed: k8s/requirements.txt
+	@$(PYTHON) -m venv $(VENV)-deploy
+	@$(VENV)-deploy/bin/pip install --quiet --disable-pip-version-check -r k8s/requirements.txt
+	@touch $@
+
+check-deploy: $(VENV)-deploy/.installed ## images, compose file and k8s/ as far as they can be checked without building anything
+	@$(VENV)-deploy/bin/python k8s/check.py
+
 format: setup ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
@@ -54,4 +62,4 @@ bench: setup ## measure, into benchmarks/results
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean: ## remove what the commands have made
-	rm -rf $(VENV) .understudy build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-deploy .understudy build *.egg-info .mypy_cache .pytest_cache .ruff_cache
