@@ -25,8 +25,9 @@ Over HTTP, the T5 shape with two labels in int8 on CTranslate2, one text a reque
                              hundredth of the accepted ones over that before. `--soak` holds the load for 10 minutes
     held_memory_growth       what the service's memory grows by in that time, as a share
 
-The peers serve the same engine with one thread, one worker and the dynamic batching of their documentation, at the best
-of a few settings that are tried first. They are no dependencies: they have an environment of their own, that finds ours:
+The peers serve the same engine with one thread, one worker and the dynamic batching of their documentation, at the
+best of a few settings that are tried first. They are no dependencies: they have an environment of their own, which finds
+ours:
 
     python -m venv PEERS
     python -c "import site; print(site.getsitepackages()[0])" > PEERS/lib/python3.11/site-packages/ours.pth
@@ -139,7 +140,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, under a minute, nothing written")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny shapes, under a minute, nothing written: no goal is for them"
+    )
     parser.add_argument("--soak", action="store_true", help="hold the load for 10 minutes before the burst")
     parser.add_argument("--peers", type=Path, help="the Python of an environment with LitServe and BentoML")
     parser.add_argument("--threads", type=int, default=1, help="of every engine in this process; servers have one")

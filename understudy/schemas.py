@@ -395,6 +395,17 @@ class LoraSpec(Request):
     targets: Literal["auto"] | tuple[str, ...] = "auto"
 
 
+class EngineGate(Request):
+    """What an engine must reach to be published beside the reference. None: as the installation says.
+
+    `min_agreement` is the least share of validation rows with the reference's answer, `max_drop` by how much the share
+    of right answers may be lower.
+    """
+
+    min_agreement: float | None = Field(default=None, ge=0, le=1)
+    max_drop: float | None = Field(default=None, ge=0, le=1)
+
+
 class TrainingSpec(Request):
     """What any job may choose beside its files and its student.
 
@@ -407,6 +418,7 @@ class TrainingSpec(Request):
     max_train_rows: int | None = Field(default=None, ge=2)
     sizes: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(), max_length=20)
     lora: LoraSpec | None = None
+    engines: EngineGate = EngineGate()
     template: str = "{input}"
     alias: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     budget: Budget | None = None

@@ -10,7 +10,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -128,7 +128,7 @@ class _Bare:
         self._engine.predict(rows, explain=False, top_k=1)
 
 
-_Start = partial[AbstractContextManager[Server]]
+_Start = Callable[..., AbstractContextManager[Server]]
 
 
 def _peers_settings(
@@ -188,8 +188,10 @@ def _in_rounds(found: OverHttp, engine: _Bare, servers: Sequence[Server], askers
     found.figures["overhead_ms_p50"] = spread(over)
     for peer in ("litserve", "bentoml"):
         theirs = asked.get(peer)
-        found.figures[f"{peer}_over_ours"] = theirs and _over(theirs, mine, lambda one: one.seconds)
-        found.figures[f"{peer}_p99_over_ours"] = theirs and _over(theirs, mine, lambda one: one.percentile(0.99))
+        found.figures[f"{peer}_over_ours"] = _over(theirs, mine, lambda one: one.seconds) if theirs else None
+        found.figures[f"{peer}_p99_over_ours"] = (
+            _over(theirs, mine, lambda one: one.percentile(0.99)) if theirs else None
+        )
     found.facts |= {
         "engine_budget": engine.budget,
         "loads": [round(one, 2) for one in loads],

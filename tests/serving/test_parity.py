@@ -12,7 +12,7 @@ import pytest
 from understudy.errors import InvalidRequest, ModelError, UnknownName
 from understudy.evaluation.metrics import correctness
 from understudy.schemas import Example, PredictionInput, TaskSpec
-from understudy.serving import engines, export, parity, published
+from understudy.serving import engines, export, parity, processor, published
 from understudy.serving.engines import load_engine
 from understudy.serving.export import ExportedEngine
 from understudy.serving.hf import HFEngine
@@ -175,6 +175,59 @@ def test_auto_leaves_what_cannot_run_or_be_read_here_for_the_reference(
     assert type(load_engine(copied, "cpu")) is HFEngine
     with pytest.raises(ModelError, match="needs ctranslate2, which is not installed here"):
         load_engine(copied, "cpu", engine="ct2")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"sse4_2", "avx"}, "ct2:float32"), ({"avx", "avx2"}, "ct2:int8"), (None, "ct2:int8")],
+)
+def test_auto_leaves_int8_where_the_processor_has_no_instructions_for_it(
+    flags: set[str] | None, expected: str, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ct2:int8", "ct2:float32"):
+        export.export(copied, name)
+    said(copied, ct2__int8=3.0, ct2__float32=2.0)
+    monkeypatch.setattr(processor, "features", lambda: None if flags is None else frozenset(flags))
+    assert getattr(load_engine(copied, "cpu"), "engine", None) == expected
+    named = load_engine(copied, "cpu", engine="ct2:int8")  # whoever names it gets it
+    assert isinstance(named, ExportedEngine)
+
+
+def test_auto_goes_on_to_the_next_engine_where_a_library_refuses_its_precision_here(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ctranslate2
+
+    for name in ("ct2:int8", "ct2:float32"):
+        export.export(copied, name)
+    said(copied, ct2__int8=3.0, ct2__float32=2.0)
+    real = ctranslate2.Translator
+
+    def refusing(*given: Any, compute_type: str, **options: Any) -> Any:
+        if compute_type == "int8":
+            raise ValueError("Requested int8 compute type, but the target device or backend do not support it")
+        return real(*given, compute_type=compute_type, **options)
+
+    monkeypatch.setattr(ctranslate2, "Translator", refusing)
+    assert getattr(load_engine(copied, "cpu"), "engine", None) == "ct2:float32"
+    with pytest.raises(ModelError, match="Requested int8 compute type"):
+        load_engine(copied, "cpu", engine="ct2:int8")
+
+
+def test_auto_is_the_reference_on_an_accelerator(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(copied, ct2__int8=3.0)
+    asked: list[str] = []
+
+    def load(folder: Path, device: str, name: str | None) -> str:
+        del folder, name
+        asked.append(device)
+        return "the reference"
+
+    monkeypatch.setattr(engines.HFEngine, "load", load)
+    assert load_engine(copied, "cuda:0") == "the reference"
+    monkeypatch.setattr(engines.torch.cuda, "is_available", lambda: True)
+    assert load_engine(copied, "auto") == "the reference"
+    assert asked == ["cuda:0", "auto"]
 
 
 def test_an_engine_is_taken_by_its_name_or_with_its_precision(copied: Path) -> None:

@@ -29,6 +29,7 @@ from understudy.evaluation.details import (
 from understudy.evaluation.manifest import Manifest
 from understudy.evaluation.spec import RowCounts, Searched
 from understudy.schemas import TaskSpec, Word
+from understudy.serving.published import EngineReport
 
 __all__ = [
     "ArmRow",
@@ -222,7 +223,8 @@ class Report(Part):
     """All that a job found out; what is about the teacher is None or empty where it had none.
 
     `arms` are those on all training rows, `curve` holds the others beside them. `words_sample` says where the rows of
-    `agreement` and `words` are from. `summary` is what a terminal prints above the table of arms.
+    `agreement` and `words` are from. `engines` is what the student was exported for when it was published. `summary` is
+    what a terminal prints above the table of arms.
     """
 
     job_id: str
@@ -252,12 +254,15 @@ class Report(Part):
     profile: Profile | None = None
     cost: Cost | None = None
     manifest: Manifest | None = None
+    engines: EngineReport | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def summary(self) -> list[str]:
-        """The verdicts in words, what was published and why, and what to keep in mind."""
-        return [*(comparison.sentence for comparison in self.comparisons), self.published.why, *self.caveats]
+        """The verdicts in words, what was published and why, what to keep in mind, and engines that are left out."""
+        left_out = [one.sentence for one in self.engines.results if not one.published] if self.engines else []
+        verdicts = (comparison.sentence for comparison in self.comparisons)
+        return [*verdicts, self.published.why, *self.caveats, *left_out]
 
     @property
     def headline(self) -> str:

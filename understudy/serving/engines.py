@@ -10,6 +10,7 @@ import torch
 from understudy.errors import ModelError, UnknownName
 from understudy.serving.export import open_exported
 from understudy.serving.hf import HFEngine
+from understudy.serving.processor import slow_here
 from understudy.serving.published import NAMES, EngineResult, missing, read
 
 __all__ = ["CHOICES", "load_engine"]
@@ -23,7 +24,8 @@ def load_engine(folder: Path, device: str = "auto", name: str | None = None, *, 
     """Load a model folder as `HFEngine.load` does, on another engine where `engine` says so.
 
     `auto` is the reference on an accelerator, and on a CPU the published engine that was fastest beside it, if one was
-    faster and its package is installed; one that turns out to be unreadable is left for the reference, with a warning.
+    faster, its package is installed and this processor has the instructions that int8 is fast by; one that turns out to
+    be unreadable, or that its library refuses on this machine, is left for the next one, with a warning.
     `ct2` and `ort` take the faster of their precisions. Raises UnknownName, ModelNotFound, or ModelError where the
     engine asked for was not published, cannot run here, or cannot be read.
     """
@@ -39,7 +41,7 @@ def load_engine(folder: Path, device: str = "auto", name: str | None = None, *, 
 def _fastest(folder: Path, device: str, name: str | None) -> HFEngine:
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         for one in _published(folder):
-            if missing(one.name) or (one.speedup or 0) <= 1:
+            if missing(one.name) or slow_here(one.name) or (one.speedup or 0) <= 1:
                 continue
             try:
                 return open_exported(folder, one.name, label=name)

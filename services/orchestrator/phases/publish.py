@@ -20,6 +20,7 @@ from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
 from services.orchestrator.store import FileRow
 from understudy.errors import LeaseLost, UnderstudyError
+from understudy.evaluation.page import render_html
 from understudy.evaluation.report import Report, points
 from understudy.serving.published import REPORT, EngineReport, missing, read
 
@@ -31,6 +32,7 @@ class Published(BaseModel):
 
     model: str
     result_file: str
+    report: str | None = None
 
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
@@ -43,6 +45,7 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
     shutil.copytree(context.artifacts.folder(chosen.artifact), folder, ignore=_manifest_only, dirs_exist_ok=True)
     _set_temperature(folder, report)
     engines = _add_engines(context, job, item, grip, folder)
+    papers, reported = _with_engines(context, job, papers, report, engines, context.scratch(item) / "papers")
     for name in ("report.json", "report.html"):
         shutil.copyfile(papers / name, folder / name)
     _write_json(folder / "provenance.json", _provenance(job, report, engines))
@@ -52,11 +55,25 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
     grip.check()
     result_file = _keep_report(context, job, papers / "report.json", context.scratch(item) / "report")
     context.artifacts.set_alias(job.alias, model, by=job.id)
-    return Published(model=model, result_file=result_file)
+    return Published(model=model, result_file=result_file, report=reported)
 
 
 def absorb(job: Job, result: Published) -> Job:
-    return job.model_copy(update={"fine_tuned_model": result.model, "result_files": (result.result_file,)})
+    told = job if result.report is None else job.with_facts(report=result.report)
+    return told.model_copy(update={"fine_tuned_model": result.model, "result_files": (result.result_file,)})
+
+
+def _with_engines(
+    context: Context, job: Job, papers: Path, report: Report, engines: EngineReport | None, folder: Path
+) -> tuple[Path, str | None]:
+    """The report's folder and artifact: a new one that lists the engines that were tried, if any were."""
+    if engines is None:
+        return papers, None
+    shutil.copytree(papers, folder, ignore=_manifest_only, dirs_exist_ok=True)
+    whole = report.model_copy(update={"engines": engines})
+    (folder / "report.html").write_text(render_html(whole), encoding="utf-8")
+    (folder / "report.json").write_text(whole.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return folder, context.artifacts.publish("report", folder, {"job_id": job.id}).id
 
 
 def _add_engines(context: Context, job: Job, item: Item, grip: Grip, folder: Path) -> EngineReport | None:
@@ -70,8 +87,8 @@ def _add_engines(context: Context, job: Job, item: Item, grip: Grip, folder: Pat
             "folder": str(folder),
             "rows": str(context.artifacts.folder(job.facts.dataset) / "validation.parquet"),
             "names": names,
-            "min_agreement": context.settings.engine_min_agreement,
-            "max_drop": context.settings.engine_max_drop,
+            "min_agreement": _asked(job.spec.engines.min_agreement, context.settings.engine_min_agreement),
+            "max_drop": _asked(job.spec.engines.max_drop, context.settings.engine_max_drop),
         }
         try:
             run_child(
@@ -94,6 +111,10 @@ def _add_engines(context: Context, job: Job, item: Item, grip: Grip, folder: Pat
         shutil.copytree(made / "engines", folder / "engines", dirs_exist_ok=True)
     shutil.copyfile(made / REPORT, folder / REPORT)
     return read(folder)
+
+
+def _asked(mine: float | None, installation: float) -> float:
+    return installation if mine is None else mine
 
 
 def _set_temperature(folder: Path, report: Report) -> None:

@@ -14,7 +14,7 @@ from services.orchestrator.phases import publish
 from services.orchestrator.settings import Settings
 from understudy.data.parquet import write_examples
 from understudy.errors import LeaseLost
-from understudy.schemas import Example, PredictionInput, TaskSpec
+from understudy.schemas import EngineGate, Example, PredictionInput, TaskSpec
 from understudy.serving.engines import load_engine
 from understudy.testing import SENTENCES, FakeTeacher, tiny_seq2seq
 
@@ -52,7 +52,7 @@ def student(tmp_path: Path) -> Path:
 def work(tmp_path: Path, make_settings: Callable[[Path], Settings], make_bench: Any) -> Callable[..., Any]:
     """`work(folder, grip, item="one", **settings)` adds the engines of one publish item to a folder."""
 
-    def do(folder: Path, grip: Grip, item: str = "one", **changes: Any) -> Any:
+    def do(folder: Path, grip: Grip, item: str = "one", gate: EngineGate | None = None, **changes: Any) -> Any:
         settings = make_settings(tmp_path).model_copy(update={"engines": ("ct2:int8",)} | changes)
         context = make_bench(settings, FakeTeacher()).context
         data = tmp_path / "data"
@@ -60,7 +60,8 @@ def work(tmp_path: Path, make_settings: Callable[[Path], Settings], make_bench: 
         rows = [Example(id=str(i), input=text, output=LABELS[i % 2]) for i, text in enumerate(SENTENCES)]
         write_examples(data / "validation.parquet", rows)
         dataset = context.artifacts.publish("dataset", data).id
-        job = SimpleNamespace(facts=SimpleNamespace(dataset=dataset))
+        spec = SimpleNamespace(engines=gate or EngineGate())
+        job = SimpleNamespace(facts=SimpleNamespace(dataset=dataset), spec=spec)
         return publish._add_engines(context, job, SimpleNamespace(id=item), grip, folder)  # type: ignore[arg-type]
 
     return do
@@ -83,6 +84,14 @@ def test_a_student_is_published_with_its_engines_and_a_second_attempt_finds_the_
     assert again.events == []
     first, second = ({p.relative_to(c): p.read_bytes() for p in c.rglob("*") if p.is_file()} for c in copies)
     assert first == second
+
+
+def test_a_job_may_ask_other_of_an_engine_than_the_installation(work: Any, student: Path) -> None:
+    grip = Grip()
+    report = work(student, grip, gate=EngineGate(max_drop=0.0), engine_min_agreement=0.0, engine_max_drop=1.0)
+    assert (report.min_agreement, report.max_drop) == (0.0, 0.0)
+    report = work(student, grip, item="two", gate=EngineGate(min_agreement=0.0), engine_min_agreement=1.0)
+    assert (report.min_agreement, report.max_drop) == (0.0, 0.005)
 
 
 def test_a_failed_export_is_told_and_the_reference_is_published(work: Any, student: Path) -> None:
