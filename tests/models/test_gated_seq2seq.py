@@ -179,6 +179,17 @@ def test_both_losses_reach_the_gate(plain: Any, batch: dict[str, torch.Tensor]) 
         assert gradient.abs().max() > 0
 
 
+def test_mixed_precision_trains_the_gate_of_a_padded_batch(plain: Any, batch: dict[str, torch.Tensor]) -> None:
+    model = opened(gated(plain)).train()
+    padded = {**batch, "attention_mask": batch["attention_mask"].clone()}
+    padded["attention_mask"][0, -1] = 0
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**padded)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert model.get_encoder().gate.weight.grad.isfinite().all()
+
+
 def test_what_is_written_is_written_through_the_gate(plain: Any, batch: dict[str, torch.Tensor]) -> None:
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     before = plain.generate(**inputs, max_new_tokens=6)

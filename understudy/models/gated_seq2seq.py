@@ -102,7 +102,8 @@ class _GatedEncoder(PreTrainedModel):
         )
         states = encoded.last_hidden_state  # (B, T, D)
         real = states.new_ones(states.shape[:2]) if attention_mask is None else attention_mask
-        logits = self.gate(states).masked_fill(real == 0, torch.finfo(states.dtype).min)  # (B, T)
+        logits = self.gate(states)  # (B, T), in mixed precision narrower than the states
+        logits = logits.masked_fill(real == 0, torch.finfo(logits.dtype).min)
         scales = gate_scales(logits, real != 0).to(states.dtype)
         return GatedEncoderOutput(
             last_hidden_state=states * scales.unsqueeze(-1),
