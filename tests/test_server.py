@@ -181,6 +181,15 @@ def test_a_second_signal_does_not_wait_for_the_drain(free_port: int) -> None:
         assert service.process.wait(10) == 0
 
 
+def test_a_service_that_only_this_machine_reaches_answers_no_page_of_another_site(free_port: int) -> None:
+    """Pages that a browser here shows could reach it, under a name of their own that points at this machine."""
+    with _running(free_port, drain_seconds=0.0):
+        url = f"http://127.0.0.1:{free_port}/pause/0"
+        assert httpx.post(url, json={"n": 1}).status_code == 200
+        for header in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+            assert httpx.post(url, json={"n": 1}, headers=header).status_code == 403
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "teacher.example.org"])
 def test_an_address_that_others_reach_needs_a_key(host: str) -> None:
     with pytest.raises(InvalidRequest, match="UNDERSTUDY_TEACHER_ALLOW_ANONYMOUS=true"):

@@ -362,6 +362,15 @@ def test_a_digest_that_is_none_is_refused() -> None:
         Keys(["sha256:abc"])
 
 
+async def test_a_defect_shows_no_key_though_its_traceback_shows_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    async with _client(api_keys=[KEY]) as client:
+        answer = await client.get("/broken", headers={"Authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 500
+    said = capsys.readouterr().out
+    assert "locals" in said
+    assert KEY not in said
+
+
 async def test_a_defect_has_the_request_id_and_the_log_has_its_cause(capsys: pytest.CaptureFixture[str]) -> None:
     answer = await _call("GET", "/broken", headers={"x-request-id": "abc-2"})
     assert answer.headers["x-request-id"] == "abc-2"

@@ -106,9 +106,9 @@ class Edge:
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on whose key is right, and no more of its body than it may have."""
-        headers = dict(scope["headers"])
         if scope["path"] not in self.open_paths:
             await self._check_caller(scope)
+        headers = dict(scope["headers"])
         most = self.max_body_at.get(scope["path"], self.max_body)
         too_large = PayloadTooLarge(f"the body is larger than the {most} bytes that are accepted here")
         declared = headers.get(b"content-length", b"0")
@@ -127,7 +127,7 @@ class Edge:
         await self.app(scope, counted, send)
 
     async def _check_caller(self, scope: Scope) -> None:
-        """Let nobody pass but whom the guard knows; routes find the caller in the request's state."""
+        """Let nobody pass but whom the guard knows; routes find the caller in the request's state, and no key."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) > 1:  # what stands before us may have believed the other one
             raise Unauthorized("there are several Authorization headers: send one")
@@ -135,6 +135,8 @@ class Edge:
         if not caller.id and scope["app"].state.this_machine_only:
             refuse_foreign_pages(scope["method"], scope["headers"])
         scope.setdefault("state", {})["caller"] = caller
+        if caller.id:  # nothing behind this needs the key, and what is not there is in no log and no traceback
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
 
     def _ended(self, scope: Scope, status: int, seconds: float) -> None:
         self.metrics.ended(scope["method"], getattr(scope.get("route"), "path", None), status, seconds)

@@ -87,7 +87,9 @@ class Door:
         try:
             caller = await self._caller(keys, authorization)
         except SQLAlchemyError as error:
-            raise (told(error) if is_away(error) else error) from error
+            if is_away(error):
+                raise told(error) from error
+            raise
         caller.needs(_needed(scope["method"], scope["path"]))
         return caller
 
