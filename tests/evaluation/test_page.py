@@ -209,3 +209,15 @@ def test_an_axis_holds_its_values_between_round_ticks(values: tuple[float, float
     assert axis.place(axis.low) == 0
     assert axis.place(axis.high) == 100
     assert 0 <= axis.place(values[0]) <= axis.place(values[1]) <= 100
+
+
+def test_a_search_in_rounds_is_shown_round_by_round(report: Report) -> None:
+    once = render_html(report)
+    assert "Trained in full" in once
+    assert '<th scope="col">Round</th>' not in once
+    last = report.searched[0].model_copy(update={"round": 2, "steps": 150})
+    page = render_html(report.model_copy(update={"searched": (*report.searched, last)}))
+    assert '<th scope="col">Round</th>' in page
+    assert "after 2 rounds: each kept the better half" in " ".join(page.split())
+    table = page.partition('id="searched"')[2]
+    assert table.index("<td>1</td>") < table.index("<td>2</td>")
