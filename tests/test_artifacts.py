@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from understudy.artifacts import ArtifactStore
-from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
+from understudy.errors import ArtifactCorrupt, ArtifactNotFound, Conflict, InvalidRequest
 
 
 @pytest.fixture
@@ -142,6 +142,24 @@ def test_one_that_goes_while_somebody_says_that_he_relies_on_it_is_not_taken_for
     store.publish("model", folder)
     assert store.use(store.publish("model", folder).id)
     assert (store.folder(artifact.id) / "weights.bin").is_file()
+
+
+@pytest.mark.parametrize("root", ["folder", "memory://checked/artifacts"])
+def test_a_deletion_that_somebody_objects_to_at_its_last_moment_does_not_happen(
+    folder: Path, tmp_path: Path, root: str
+) -> None:
+    store = ArtifactStore(str(tmp_path / "artifacts") if root == "folder" else root, cache=tmp_path / "cache")
+    artifact = store.publish("model", folder)
+
+    def object_to_it() -> None:
+        assert not store.exists(artifact.id)
+        raise Conflict("a file holds it")
+
+    with pytest.raises(Conflict):
+        store.delete(artifact.id, object_to_it)
+    assert (store.folder(artifact.id) / "weights.bin").is_file()
+    store.delete(artifact.id)
+    assert not store.exists(artifact.id)
 
 
 @pytest.mark.parametrize("root", ["folder", "memory://aside/artifacts"])

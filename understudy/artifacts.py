@@ -21,7 +21,7 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -198,12 +198,22 @@ class ArtifactStore:
         self._verified.add(artifact_id)
         return place
 
-    def delete(self, artifact_id: str) -> None:
-        """Remove an artifact, its manifest first, so that no reader meets half of it. Raises ArtifactNotFound."""
+    def delete(self, artifact_id: str, check: Callable[[], None] = lambda: None) -> None:
+        """Remove an artifact, its manifest first, so that no reader meets half of it. Raises ArtifactNotFound.
+
+        `check` is called when nobody can find it any more: where that raises, it is put back. Whoever comes to rely on
+        it in this moment says so first, in a way that `check` can see, and looks then whether it is there.
+        """
         self.get(artifact_id)
         with self.alone():
-            if self.set_aside(artifact_id):
-                self.purge(artifact_id)
+            if not self.set_aside(artifact_id):
+                return
+            try:
+                check()
+            except BaseException:
+                self.put_back(artifact_id)
+                raise
+            self.purge(artifact_id)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -107,6 +107,7 @@ class Versions:
         self._model(alias)
 
         def check(version: str) -> None:
+            self.store.use(version)  # from here on nobody removes it
             self._sound(version)
 
         return self.store.moves.rollback(alias, by=by, check=check, expected=expected)

@@ -83,6 +83,12 @@ class FileStore:
             sql.execute(files.delete().where(files.c.id == file_id))
             return sql.scalar(select(files.c.id).where(files.c.artifact == file.artifact).limit(1)) is None
 
+    def check_unheld(self, artifact: str) -> None:
+        """Raise Conflict where a file holds these bytes."""
+        with self._database.read() as sql:
+            if holder := sql.scalar(select(files.c.id).where(files.c.artifact == artifact).limit(1)):
+                raise Conflict(f"file '{holder}' holds '{artifact}'")
+
 
 class JobStore:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:

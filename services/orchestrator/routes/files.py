@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -20,7 +21,14 @@ from services.orchestrator.routes.state import ONCE, OnceKey, Scope, TheCaller, 
 from services.orchestrator.store import FileRow
 from services.orchestrator.wire import Deleted, FileObject, IdPage, file_object
 from understudy.data.read import FORMATS
-from understudy.errors import InvalidRequest, PayloadTooLarge, UnknownName, UnsupportedContent
+from understudy.errors import (
+    ArtifactNotFound,
+    Conflict,
+    InvalidRequest,
+    PayloadTooLarge,
+    UnknownName,
+    UnsupportedContent,
+)
 
 __all__ = ["router"]
 
@@ -77,6 +85,8 @@ def create(
 
         # Bytes of a request that loses a race for its quota here have no row: garbage collection takes them.
         context.files.add(row, also)
+        if not context.artifacts.exists(row.artifact):  # the last file with these bytes was deleted in this moment
+            _stored(context, file, name, size)
     return answered(answer)
 
 
@@ -112,7 +122,8 @@ def content(context: TheContext, file_id: str) -> FileResponse:
 def delete(context: TheContext, file_id: str) -> Deleted:
     file = context.files.get(file_id)
     if context.files.delete(file_id):
-        context.artifacts.delete(file.artifact)
+        with suppress(ArtifactNotFound, Conflict):  # garbage collection was first; or another has uploaded them again
+            context.artifacts.delete(file.artifact, lambda: context.files.check_unheld(file.artifact))
     return Deleted(id=file_id, object="file")
 
 

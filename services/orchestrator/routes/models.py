@@ -41,7 +41,7 @@ def delete(context: TheContext, model: str) -> Deleted:
             f"'{model}' is an alias of {artifact.id}, and an alias is not deleted: it moves on", param="model"
         )
     _check_free(context, artifact.id)
-    context.artifacts.delete(artifact.id)
+    context.artifacts.delete(artifact.id, lambda: _check_free(context, artifact.id))
     return Deleted(id=model, object="model")
 
 
