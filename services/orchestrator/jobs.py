@@ -225,8 +225,9 @@ class Job(Record):
 
     def spares(self, phase: Phase, rows: int) -> bool:
         """Whether the job goes on where so many rows of the phase, in all, could not be worked on."""
-        bound = self.distillation.max_failed_share * (self.train_rows + self.unlabelled_rows) if self.distils else 0
-        return self.may_spare(phase) and rows <= bound
+        if not self.may_spare(phase):
+            return False
+        return rows <= self.distillation.max_failed_share * (self.train_rows + self.unlabelled_rows)
 
     def may_spare(self, phase: Phase) -> bool:
         """Whether the job may go on without some of the phase's work."""

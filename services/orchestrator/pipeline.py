@@ -66,7 +66,7 @@ STAGES: Mapping[Phase, Stage] = MappingProxyType(
             "annotate",
             "examples",
             annotate.run,
-            absorb=lambda job, results: annotate.absorb(job, [annotate.Annotated.model_validate(r) for r in results]),
+            absorb=lambda job, results: annotate.absorb(job, annotate.annotated(results)),
             plan=lambda job, settings: annotate.plan(job, settings.shard_size),
         ),
         "search": Stage(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 LONG = {"n_epochs": 200}  # of 4 steps each: a checkpoint every 80 steps
 EVERY, LAST = 80, 800
-TIMES = {"seconds", "model"}  # of a result: how long it took, and where the model lay
+ASIDE = {"seconds", "model", "environment"}  # of a result: how long it took, where it lay, which commit was checked out
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def trained(stand: Stand, job: Job) -> Mapping[str, Any]:
     """The figures of a job's one training, and the hash of its weights."""
     (item,) = stand.context.flow.items(job.id, "train")
     assert item.result is not None
-    figures = {name: value for name, value in item.result["result"].items() if name not in TIMES}
+    figures = {name: value for name, value in item.result["result"].items() if name not in ASIDE}
     return figures | {"weights": stand.context.artifacts.get(item.result["artifact"]).files["model.safetensors"]}
 
 

@@ -6,7 +6,7 @@ becomes their output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,17 @@ from understudy.schemas import (
 )
 from understudy.training.recipes import parse_recipe
 
-__all__ = ["Annotated", "absorb", "attribution_request", "explained", "plan", "run", "set_aside", "training_rows"]
+__all__ = [
+    "Annotated",
+    "absorb",
+    "annotated",
+    "attribution_request",
+    "explained",
+    "plan",
+    "run",
+    "set_aside",
+    "training_rows",
+]
 
 
 LEAST_ROWS = MIN_ROWS["train"]
@@ -43,15 +53,13 @@ class Annotated(BaseModel):
     """A shard, with fewer rows than it was to have where the budget was spent; without any there is none.
 
     `rows` were explained. `empty` of them are not in the shard: `unlabelled` ones to which the teacher said nothing.
-    One that is `set_aside` was given up, and nothing is known of its rows.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    shard: str | None = None
-    rows: int = 0
-    fingerprint: str | None = None
-    set_aside: bool = False
+    shard: str | None
+    rows: int
+    fingerprint: str | None
     tokens: int = 0
     unlabelled: bool = False
     empty: int = 0
@@ -150,6 +158,11 @@ def _keys(job: Job, teacher: ModelInfo, examples: Rows) -> list[str]:
 
 def _request(job: Job, examples: Rows) -> AttributionRequest:
     return attribution_request(job, job.facts.teacher or job.distillation.teacher.model, examples)
+
+
+def annotated(results: Sequence[Mapping[str, Any]]) -> list[Annotated]:
+    """The answers that there are: a shard that was set aside has none."""
+    return [Annotated.model_validate(result) for result in results if not result.get("set_aside")]
 
 
 def absorb(job: Job, results: Sequence[Annotated]) -> Job:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from services.orchestrator.dispatch import tidy_store
 from services.orchestrator.execute import execute
 from services.orchestrator.jobs import Event
 from services.orchestrator.settings import Settings
@@ -162,3 +166,33 @@ def test_an_error_that_cannot_be_mended_fails_the_job_at_once(bench: Any, shard:
     assert shard().state == "failed"
     (job,), _ = bench.context.jobs.page(None, 1)
     assert (job.status, job.error.param) == ("failed", "examples[0].input")
+
+
+def test_a_database_that_goes_away_in_mid_work_costs_no_attempt(
+    bench: Any, shard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: Any) -> None:
+        raise OperationalError("INSERT", {}, busy)
+
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    monkeypatch.setattr(bench.context.rationales, "keep", locked)
+    item = shard()
+    assert (item.state, item.attempts, item.error) == ("pending", 0, None)
+    monkeypatch.undo()
+    assert shard().state == "done"
+
+
+def test_what_a_killed_worker_had_half_written_is_removed_when_its_item_has_ended(bench: Any, shard: Any) -> None:
+    item, store = shard(), bench.context.artifacts
+    left = Path(store.root) / f"shard-{'0' * 24}.{item.id}.{'1' * 32}.part"
+    others = [left.with_name(left.name.replace(item.id, "item-of-another-installation")), left.with_name("x.1.part")]
+    for folder in (left, *others):
+        folder.mkdir()
+    assert store.half_written()[item.id] == [left]
+    tidy_store(bench.context)
+    assert left.is_dir()  # whoever wrote it may be alive for as long as a lease
+    bench.context.flow._clock = lambda: time.time() + 2 * bench.context.settings.lease_seconds
+    tidy_store(bench.context)
+    assert not left.exists()
+    assert all(folder.is_dir() for folder in others)
