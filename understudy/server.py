@@ -55,7 +55,7 @@ def refuse_open_door(host: str, *, guarded: bool, setting: str, make_key: str = 
         return
     first = f"make one (`{make_key}`) or set" if make_key else "set"
     raise InvalidRequest(
-        f"host is '{host}', which other machines reach, and there is no API key: {first} {setting}_API_KEYS, or listen "
+        f"host is '{host}', which other machines reach, and no API key is set: {first} {setting}_API_KEYS, or listen "
         f"on 127.0.0.1, or set {setting}_ALLOW_ANONYMOUS=true where anybody who reaches it may use it",
         param="host",
     )
