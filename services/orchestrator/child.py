@@ -153,7 +153,7 @@ def _signal(pid: int, number: int) -> None:
 def _child(stage: Stage, spec: str, out: str, threads: int, lock: Path | None, theirs: Connection) -> None:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     _limit_threads(threads)
     held = _hold(lock) if lock else None
 
@@ -188,10 +188,18 @@ def _hold(lock: Path) -> int:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()  # returns when the parent is gone, however it went
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+    """End the group when the parent is gone, from a process of its own, which ends with the group.
+
+    A thread would not do: while a library waits for a disk it may keep all others of its process from running.
+    """
+    if os.fork():
+        return
+    try:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()  # returns when the parent is gone, however it went
+    finally:
+        os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def _limit_threads(threads: int) -> None:
