@@ -26,8 +26,8 @@ Over HTTP, the T5 shape with two labels in int8 on CTranslate2, one text a reque
     held_memory_growth       what the service's memory grows by in that time, as a share
 
 The peers serve the same engine with one thread, one worker and the dynamic batching of their documentation, at the
-best of a few settings that are tried first. They are no dependencies: they have an environment of their own, which finds
-ours:
+best of a few settings that are tried first. They are no dependencies but live in an environment of their own, which
+finds ours:
 
     python -m venv PEERS
     python -c "import site; print(site.getsitepackages()[0])" > PEERS/lib/python3.11/site-packages/ours.pth

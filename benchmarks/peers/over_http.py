@@ -28,7 +28,7 @@ from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, REPORT, Engine
 __all__ = ["Load", "OverHttp", "measure"]
 
 CALLERS = 64
-BUDGETS = (512, 1024, 2048, 4096)
+BUDGETS = (256, 512, 1024, 2048)
 HELD = 0.8  # of saturation
 BURST = 10  # times the load that was held
 BLOCK = 8  # single requests in a row, before it is the other one's turn
