@@ -184,3 +184,13 @@ def test_every_job_keeps_its_estimate_and_shows_what_it_spent_beside_it(server: 
     assert set(shown["spent"]["seconds_by_phase"]) == {"validate", "preflight", "annotate"}
     assert shown["spent"]["seconds"] >= 0
     assert shown["estimated_finish"] is None
+
+
+def test_a_service_without_torch_says_that_it_makes_no_dry_runs(
+    server: Server, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry, "find_spec", lambda name: None if name == "torch" else name)
+    file_id = server.upload(rows(20)).json()["id"]
+    refused = try_out(server, training_file=file_id)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "dry_run")
+    assert "submit the job" in refused.json()["error"]["message"]
