@@ -66,6 +66,7 @@ class KeyStore:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+        self._noted: dict[str, float] = {}
 
     def create(
         self, name: str, scope: str, expires_in: float | None = None, quotas: Quotas | None = None
@@ -169,6 +170,9 @@ class KeyStore:
         sql.execute(insert(made_by_keys).values(values))
 
     def _used(self, key_id: str, now: float) -> None:
+        if now - self._noted.get(key_id, -USED_SECONDS) < USED_SECONDS:
+            return  # tried a moment ago, and the database was locked: not every request waits for that
+        self._noted[key_id] = now
         with suppress(SQLAlchemyError), self._database.write() as sql:  # nobody is turned away for a note
             sql.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=now))
 

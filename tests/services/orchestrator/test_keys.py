@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from services.orchestrator import admin
 from services.orchestrator.database import Database, api_keys, events, files, jobs, made_by_keys, work_items
@@ -117,6 +118,24 @@ def test_the_last_use_is_kept_to_the_minute(keys: KeyStore, clock: Any) -> None:
     clock.now += 2
     keys.find(key)
     assert keys.all()[0].last_used_at == clock.now
+
+
+def test_a_database_that_takes_no_note_keeps_nobody_out_and_is_tried_once_a_minute(
+    keys: KeyStore, bench: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    def locked() -> None:
+        tried.append(clock.now)
+        raise OperationalError("UPDATE", {}, Exception("database is locked"))
+
+    made, key = keys.create("laptop", "read")
+    monkeypatch.setattr(bench.context.database, "write", locked)
+    for _ in range(3):
+        assert keys.find(key) == Caller(made.id, "read")
+        clock.now += USED_SECONDS / 2
+    assert len(tried) == 2
+    assert keys.all()[0].last_used_at is None
 
 
 @pytest.mark.parametrize(
