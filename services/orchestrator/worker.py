@@ -108,8 +108,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--queues", type=_queues, default=list(QUEUES), help=f"of {', '.join(QUEUES)}, by commas")
     parser.add_argument("--concurrency", type=int, default=2, help="items that are worked on at once")
     parser.add_argument("--signs", type=Path, help="the folder of the files `alive` and `ready`, for probes")
-    parser.add_argument("--idle-exit", type=float, help="end after so many seconds without work")
+    parser.add_argument("--idle-exit", type=_seconds, help="end after so many seconds without work")
     return parser.parse_args(arguments)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{value}' is no number of seconds above 0")
+    return seconds
 
 
 def _queues(value: str) -> list[str]:

@@ -91,6 +91,8 @@ def test_the_api_is_not_opened_to_other_machines_without_a_key(tmp_path: Path, f
         (["--queues", "control,anotate"], "choose from annotate, control, train. Did you mean 'annotate'"),
         (["--queues", ","], "at least one queue"),
         (["--concurrency", "many"], "invalid int value"),
+        (["--idle-exit", "0"], "'0' is no number of seconds above 0"),
+        (["--idle-exit", "soon"], "'soon' is no number of seconds above 0"),
     ],
 )
 def test_a_wrong_option_of_a_worker_says_what_would_be_right(
