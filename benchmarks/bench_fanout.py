@@ -1,6 +1,6 @@
 """What the orchestrator costs: rows through queue, leases, shards and store, beside a loop that asks the teacher.
 
-    python benchmarks/bench_fanout.py [--quick] [--scale 1000000]
+    python benchmarks/bench_fanout.py [--quick] [--scale 1000000] [--file-rows 1000000] [--rounds 5]
 
 The teacher is a process of its own behind real HTTP that says the same of every row (`peers/stub_teacher.py`): at once,
 or after 20 ms a row. Redis, the database (SQLite), the store and the workers are real. Everything runs in turn within
@@ -38,7 +38,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -104,23 +104,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute; writes no file")
     parser.add_argument("--scale", type=int, default=1_000_000, help="rows of the large job; 0 leaves it out")
-    parser.add_argument("--file-rows", type=int, help="rows of the uploaded file")
+    parser.add_argument("--file-rows", type=int, default=FULL.file_rows, help="rows of the uploaded file")
+    parser.add_argument("--rounds", type=int, default=FULL.rounds)
     options = parser.parse_args()
-    size, scale = (QUICK, 0) if options.quick else (FULL, options.scale)
-    file_rows = options.file_rows or size.file_rows
+    full = replace(FULL, rounds=options.rounds, file_rows=options.file_rows)
+    size, scale = (QUICK, 0) if options.quick else (full, options.scale)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
         instant, slow, other = (closing.enter_context(_stub(seconds)) for seconds in (0.0, LATENCY, LATENCY))
-        figures |= _in_rounds(Path(folder), size, instant, slow, other)
-        figures |= _per_shard(Path(folder) / "counted", instant, shards=max(4, size.rows // 256))
-        figures |= _killed(Path(folder) / "killed", slow, size.kills)
-        figures |= _api(Path(folder) / "api", instant, size.submits, file_rows)
+        parts: list[Callable[[], Figures]] = [
+            lambda: _in_rounds(Path(folder), size, instant, slow, other),
+            lambda: _per_shard(Path(folder) / "counted", instant, shards=max(4, size.rows // 256)),
+            lambda: _killed(Path(folder) / "killed", slow, size.kills),
+            lambda: _api(Path(folder) / "api", instant, size.submits, size.file_rows),
+        ]
         if scale:
-            figures |= _at_scale(Path(folder) / "scale", instant, scale)
-    if not options.quick:
-        RESULT.write_text(json.dumps(_result(figures, size, scale, file_rows), indent=1) + "\n", encoding="utf-8")
+            parts.append(lambda: _at_scale(Path(folder) / "scale", instant, scale))
+        for part in parts:
+            figures |= part()
+            if not options.quick:  # what there is, should a later part not end
+                RESULT.write_text(json.dumps(_result(figures, size, scale), indent=1) + "\n", encoding="utf-8")
     _print(figures, scale)
 
 
@@ -367,10 +372,10 @@ def _at_scale(folder: Path, teacher: str, scale: int) -> Figures:
     }
 
 
-def _result(figures: Figures, size: Size, scale: int, file_rows: int) -> dict[str, Any]:
+def _result(figures: Figures, size: Size, scale: int) -> dict[str, Any]:
     return {
         "rounds": size.rounds,
-        "rows": {"instant": size.rows, "20 ms": size.slow_rows, "file": file_rows, "scale": scale},
+        "rows": {"instant": size.rows, "20 ms": size.slow_rows, "file": size.file_rows, "scale": scale},
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "versions": {name: version(name) for name in ("celery", "redis", "sqlalchemy", "httpx", "pydantic")},

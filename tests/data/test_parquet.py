@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from understudy.data.parquet import AnnotatedExample, read_annotated, read_examples, write_annotated, write_examples
+from understudy.data.parquet import (
+    AnnotatedExample,
+    read_annotated,
+    read_examples,
+    read_some_examples,
+    write_annotated,
+    write_examples,
+)
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound
 from understudy.schemas import Attribution, Example, TokenProbabilities, Word
 
@@ -118,3 +125,12 @@ def test_plain_examples_are_not_annotated_ones(tmp_path: Path) -> None:
     write_examples(tmp_path / "shard.parquet", EXAMPLES)
     with pytest.raises(ArtifactCorrupt, match="no shard of AnnotatedExample: its columns are id, input"):
         read_annotated(tmp_path / "shard.parquet")
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 3), (4094, 4099), (4096, 4097), (8000, 8192), (9998, 10_050), (10_000, 10_001), (5, 5)]
+)
+def test_some_rows_are_those_of_the_whole_shard(tmp_path: Path, start: int, stop: int) -> None:
+    rows = [Example(id=str(i), input=f"text {i}", output="x") for i in range(10_000)]
+    write_examples(tmp_path / "train.parquet", rows)
+    assert read_some_examples(tmp_path / "train.parquet", start, stop) == rows[start:stop]

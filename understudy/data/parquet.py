@@ -25,6 +25,8 @@ __all__ = [
     "read_annotated",
     "read_examples",
     "read_inputs",
+    "read_some_examples",
+    "read_some_inputs",
     "write_annotated",
     "write_examples",
     "write_inputs",
@@ -111,6 +113,16 @@ def read_annotated(*paths: Path) -> list[AnnotatedExample]:
     return [row for path in paths for row in _read(path, _ANNOTATED, AnnotatedExample, older=_OLDER)]
 
 
+def read_some_examples(path: Path, start: int, stop: int) -> list[Example]:
+    """The rows `start` to `stop` of one shard; of a large one only the parts that hold them are read."""
+    return list(_read(path, _PLAIN, Example, within=range(start, stop)))
+
+
+def read_some_inputs(path: Path, start: int, stop: int) -> list[PredictionInput]:
+    """The same of rows without an answer."""
+    return list(_read(path, _INPUT, PredictionInput, within=range(start, stop)))
+
+
 def _write(path: Path, schema: pa.Schema, rows: Iterable[BaseModel]) -> int:
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     remaining = iter(rows)
@@ -126,7 +138,9 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[BaseModel]) -> int:
     return count
 
 
-def _read(path: Path, schema: pa.Schema, kind: type[_Row], older: pa.Schema | None = None) -> Iterator[_Row]:
+def _read(
+    path: Path, schema: pa.Schema, kind: type[_Row], older: pa.Schema | None = None, within: range | None = None
+) -> Iterator[_Row]:
     if not path.is_file():
         raise ArtifactNotFound(f"there is no shard at {path}")
     try:
@@ -134,8 +148,22 @@ def _read(path: Path, schema: pa.Schema, kind: type[_Row], older: pa.Schema | No
             if not any(file.schema_arrow.equals(one) for one in (schema, older or schema)):
                 columns = ", ".join(file.schema_arrow.names)
                 raise ArtifactCorrupt(f"{path} is no shard of {kind.__name__}: its columns are {columns}")
-            for group in file.iter_batches(_GROUP):
-                for row in group.to_pylist(maps_as_pydicts="strict"):
+            for batch in _batches(file, within):
+                for row in batch.to_pylist(maps_as_pydicts="strict"):
                     yield kind.model_validate(row)
     except (pa.ArrowException, OSError, ValidationError) as error:
         raise ArtifactCorrupt(f"{path} cannot be read as a shard of {kind.__name__}: {error}") from error
+
+
+def _batches(file: pq.ParquetFile, within: range | None) -> Iterator[pa.RecordBatch]:
+    """All rows, or those within a range of places, a row group after the other."""
+    if within is None:
+        yield from file.iter_batches(_GROUP)
+        return
+    first = 0
+    for number in range(file.num_row_groups):
+        count = file.metadata.row_group(number).num_rows
+        start, stop = max(within.start - first, 0), min(within.stop - first, count)
+        if start < stop:
+            yield from file.read_row_group(number).slice(start, stop - start).to_batches()
+        first += count

@@ -18,7 +18,13 @@ from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Arm, Item, Job, JobError, NewItem, SetAside
 from services.orchestrator.phases.validate import MIN_ROWS
 from services.orchestrator.rationales import keys_of
-from understudy.data.parquet import AnnotatedExample, read_examples, read_inputs, write_annotated
+from understudy.data.parquet import (
+    AnnotatedExample,
+    read_examples,
+    read_some_examples,
+    read_some_inputs,
+    write_annotated,
+)
 from understudy.errors import BudgetExhausted, Conflict, InternalError
 from understudy.schemas import (
     Attribution,
@@ -213,9 +219,12 @@ def set_aside(context: Context, job: Job) -> tuple[SetAside, ...]:
 
 
 def _asked(context: Context, job: Job, item: Item) -> Rows:
-    """The rows of one shard."""
-    read_rows = unlabelled_rows if item.payload.get("unlabelled") else training_rows
-    return read_rows(context, job)[item.payload["start"] : item.payload["stop"]]
+    """The rows of one shard, and of a large data set little more than these."""
+    assert job.facts.dataset is not None
+    folder, start, stop = context.artifacts.folder(job.facts.dataset), item.payload["start"], item.payload["stop"]
+    if item.payload.get("unlabelled"):
+        return read_some_inputs(folder / "unlabelled.parquet", start, stop)
+    return read_some_examples(folder / "train.parquet", start, stop)
 
 
 def _rows_lost(job: Job, *, unlabelled: bool) -> int:
@@ -270,7 +279,7 @@ def _by_token(job: Job) -> bool:
 
 
 def training_rows(context: Context, job: Job) -> list[Example]:
-    """The rows that the students learn from. A copy is kept, because each shard of the job asks again."""
+    """The rows that the students learn from. A copy is kept: several phases of a job ask."""
     assert job.facts.dataset is not None
     rows = _read(context.artifacts.folder(job.facts.dataset) / "train.parquet")
     if lost := {row_id for one in job.facts.set_aside for row_id in one.rows}:
@@ -278,20 +287,9 @@ def training_rows(context: Context, job: Job) -> list[Example]:
     return rows[: job.train_rows]
 
 
-def unlabelled_rows(context: Context, job: Job) -> list[PredictionInput]:
-    """The rows without an output, in the order of the data set."""
-    assert job.facts.dataset is not None
-    return _read_inputs(context.artifacts.folder(job.facts.dataset) / "unlabelled.parquet")
-
-
 @lru_cache(maxsize=2)
 def _read(path: Path) -> list[Example]:
     return read_examples(path)
-
-
-@lru_cache(maxsize=2)
-def _read_inputs(path: Path) -> list[PredictionInput]:
-    return read_inputs(path)
 
 
 def _one(fingerprints: set[str]) -> str:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
-from stand.bench import Bench
+from stand.bench import LABELS, Bench
+from stand.listening import Listening
 
 from services.orchestrator.database import Database, rationales
 from services.orchestrator.jobs import Event
 from services.orchestrator.rationales import Rationales, keys_of
 from services.orchestrator.settings import Settings
+from services.teacher.app import create_app as teacher_app
+from services.teacher.settings import Settings as TeacherSettings
 from understudy.artifacts import ArtifactStore
 from understudy.data.parquet import AnnotatedExample, write_annotated
 from understudy.errors import Conflict
@@ -25,7 +28,7 @@ from understudy.schemas import (
     ModelInfo,
     Word,
 )
-from understudy.testing import FakeTeacher
+from understudy.testing import FakeTeacher, tiny_classifier
 
 INFO = ModelInfo(
     id="teacher",
@@ -218,4 +221,45 @@ def test_a_teacher_that_answers_as_another_than_it_said_it_is_fails_the_job(
     assert failed.error.code == Conflict.code
     with bench.context.database.read() as sql:
         assert sql.scalar(select(func.count()).select_from(rationales)) == 0
+    bench.context.close()
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The real teacher service with a tiny model behind real HTTP: its address, and what it is asked to work on."""
+    store, asked = ArtifactStore(tmp_path / "teachers"), list[str]()
+    folder = tiny_classifier(tmp_path / "tiny", labels=LABELS, seed=10)  # one that says two things
+    store.set_alias("teacher", store.publish("model", folder).id)
+    app = teacher_app(TeacherSettings(artifacts=store.root, model="teacher", device="cpu"))
+
+    @app.middleware("http")
+    async def count(request: Any, answer: Any) -> Any:
+        if request.method == "POST":
+            asked.append(request.url.path)
+        return await answer(request)
+
+    with Listening(app).until_ready() as service:
+        yield service.url, asked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("fork_server")
+def test_the_same_job_again_makes_no_call_of_a_real_teacher_from_its_beginning_to_its_end(
+    settings: Settings, counted: tuple[str, list[str]], rows: Any
+) -> None:
+    url, asked = counted
+    bench = Bench(settings.model_copy(update={"teacher_urls": (url,)}), None)  # type: ignore[arg-type]
+    file_id = bench.upload(rows(80))
+    done = []
+    for _ in range(2):
+        spec = {"recipe": "finetune", "hyperparameters": {"max_steps": 2}}
+        done.append(bench.work(bench.submit(training_file=file_id, spec=spec), seconds=280))
+        assert done[-1].status == "succeeded", done[-1].error
+        if len(done) == 1:
+            assert {"/v1/attributions", "/v1/predictions"} <= set(asked)
+            asked.clear()
+    assert asked == []
+    first, again = ([r["shard"] for r in bench.context.flow.results(job.id, "annotate")] for job in done)
+    assert first == again
     bench.context.close()
