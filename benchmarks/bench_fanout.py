@@ -61,6 +61,7 @@ from understudy.schemas import Example
 RESULT = Path(__file__).parent / "results" / "fanout.json"
 LATENCY = 0.02  # seconds a row, as in the goal
 LEASE, HEARTBEAT = 2.0, 0.2
+START_SECONDS = 5.0
 SMALL = 10_000
 
 AT_MOST = {"overhead_share": 0.03, "cost_ratio_1e6_over_1e4": 1.0}
@@ -236,14 +237,15 @@ def _pickup(shop: Workshop, turn: int) -> float:
     """Seconds; a new worker is there then."""
     job = shop.begin(examples(320, f"killed {turn}"))
     victim = shop.workers[turn % 2]
-    held = wait(lambda: [one for one in _held(shop, job.id) if one.worker.endswith(f"-{victim.pid}")])[0]
+    held = wait(lambda: [one for one in _held(shop, job.id) if one.worker.endswith(f"-{victim.pid}")], 60)[0]
     victim.kill()
     started = time.perf_counter()
     wait(lambda: _token(shop, job.id, held.id) > held.token)
     seconds = time.perf_counter() - started
     victim.wait()
     shop.workers[turn % 2] = shop.start_worker()
-    wait(lambda: shop.context.jobs.get(job.id).phase != "annotate")
+    time.sleep(START_SECONDS)  # or the other has done the next job before this one begins
+    wait(lambda: not shop.annotates(job))
     shop.finish(job)
     return seconds
 

@@ -139,12 +139,17 @@ class Workshop:
         cpu, started = self.cpu_seconds(), time.perf_counter()
         job = self.begin(rows)
         self._sweeper.wake()
-        while self.context.jobs.get(job.id).phase == "annotate":
+        while self.annotates(job):
             watch(job)
             time.sleep(0.02)
         cost = Cost(self.cpu_seconds() - cpu, time.perf_counter() - started)
         self.finish(job)
         return cost
+
+    def annotates(self, job: Job) -> bool:
+        """Whether the job is still at it: it may have failed."""
+        now = self.context.jobs.get(job.id)
+        return now.phase == "annotate" and now.active
 
     def finish(self, job: Job) -> None:
         now = self.context.jobs.get(job.id)
