@@ -26,6 +26,7 @@ from understudy.models.likelihood import (
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, bounded_target, clean, fitting, own_texts, pad
+from understudy.models.trie import Level, walk
 from understudy.models.writer import Read, T, Target, Writer
 
 __all__ = ["Seq2SeqAdapter", "decoder_ids"]
@@ -38,6 +39,14 @@ def decoder_ids(tokenizer: Any, target: str) -> list[int]:
     """The target as a decoder is trained on it, special tokens included."""
     ids: list[int] = tokenizer(text_target=clean(target), verbose=False)["input_ids"]
     return ids
+
+
+FEW = 24
+"""Targets of a text that are scored as rows of one pass: at the shape of T5-small on a core, a walk over the tree of
+their beginnings took 1.1 to 1.4 times as long for 9 labels, and 0.66 to 0.83 of the time for 60."""
+
+MAX_KEPT = 1 << 26
+"""Numbers that the decoder keeps of the texts behind the rows of one step: as much again."""
 
 
 class Seq2SeqAdapter(Writer):
@@ -157,6 +166,72 @@ class Seq2SeqAdapter(Writer):
             return found
 
         return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, answer)
+
+    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        """One encoder pass a text. Few targets share one pass of the decoder, many a walk over their beginnings."""
+        found: dict[int, list[float]] = {}
+        for read, places in (
+            (super().target_likelihoods, [i for i, row in enumerate(targets) if len(row) <= FEW]),
+            (self._walked, [i for i, row in enumerate(targets) if len(row) > FEW]),
+        ):
+            values = read([encoded[i] for i in places], [targets[i] for i in places])
+            found |= zip(places, values, strict=True)
+        return [found[i] for i in range(len(targets))]
+
+    @torch.inference_mode()
+    def _walked(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        """One step of the decoder for each distinct beginning of a text's targets."""
+        for row in targets:
+            for target in row:
+                bounded_target(target.ids, self.max_tokens)
+
+        def answer(positions: Sequence[int]) -> list[list[float]]:
+            ids, mask = self.stack([encoded[i] for i in positions])
+            states = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
+            found = [[0.0] * len(targets[i]) for i in positions]
+            # In the order of their tokens, so that those with a common beginning are in one chunk.
+            pairs = [(place, k) for place, i in enumerate(positions) for k in range(len(targets[i]))]
+            pairs.sort(key=lambda pair: (pair[0], targets[positions[pair[0]]][pair[1]].ids))
+            size = self._rows_at_once(states.shape[1])
+            for start in range(0, len(pairs), size):
+                chunk = pairs[start : start + size]
+                asked = [(place, targets[positions[place]][k]) for place, k in chunk]
+                for (place, k), value in zip(chunk, walk(asked, self._stepper(states, mask)), strict=True):
+                    found[place][k] = value
+            return found
+
+        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, answer)
+
+    def _stepper(self, states: Tensor, mask: Tensor) -> Callable[[Level], Tensor]:
+        """The decoder's next step behind its steps before: what the texts are to it is computed once a text."""
+        cache: Any = None
+
+        def step(level: Level) -> Tensor:
+            nonlocal cache
+            owners = torch.tensor(level.owners, device=self.device)
+            if level.parents:
+                cache.reorder_cache(torch.tensor(level.parents, device=self.device))
+                ids = torch.tensor(level.tokens, device=self.device).unsqueeze(-1)
+            else:
+                ids = self._decoder_start([[]] * len(level.owners))  # (R, 1)
+            output = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states[owners]),
+                attention_mask=mask[owners],
+                decoder_input_ids=ids,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = output.past_key_values
+            return output.logits[:, -1]
+
+        return step
+
+    def _rows_at_once(self, length: int) -> int:
+        """Targets of one walk: their logits, and what the decoder keeps of texts of that many tokens, are bounded."""
+        config = self.model.config
+        layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
+        kept = 2 * layers * length * config.hidden_size
+        return max(1, min(MAX_LOGITS // config.vocab_size, MAX_KEPT // kept))
 
     @torch.inference_mode()
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
