@@ -27,7 +27,7 @@ BEAT_SECONDS = 5.0
 class Signs:
     """`folder` is where the files are, None for none. After `idle_exit` seconds without work the process gets SIGTERM.
 
-    A message that comes in that very moment is lost to nobody: a worker that ends gives its items back.
+    They count from when the worker is ready: before, nothing is there that would end it in order. A message that comes in that very moment is lost to nobody: a worker that ends gives its items back.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Signs:
         self._sound = sound
         self._beat_seconds = min(beat_seconds, idle_exit or beat_seconds)
         self._lock = threading.Lock()
-        self._busy, self._since = 0, time.monotonic()
+        self._busy, self._since, self._ready = 0, time.monotonic(), False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="signs", daemon=True)
 
@@ -60,7 +60,7 @@ class Signs:
     def ready(self, is_so: bool = True) -> None:
         """The worker takes messages from now on, or no longer."""
         with self._lock:
-            self._since = time.monotonic()
+            self._since, self._ready = time.monotonic(), is_so
         if self._folder is None:
             return
         file = self._folder / "ready"
@@ -82,7 +82,7 @@ class Signs:
 
     def _idle_seconds(self) -> float:
         with self._lock:
-            return 0.0 if self._busy else time.monotonic() - self._since
+            return time.monotonic() - self._since if self._ready and not self._busy else 0.0
 
     def _run(self) -> None:
         told = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,12 @@ def test_ready_comes_and_goes_and_is_not_inherited(tmp_path: Path) -> None:
     signs.stop()
 
 
-def test_nobody_who_works_is_ended_for_idleness(ended: threading.Event) -> None:
+def test_nobody_who_works_or_is_not_ready_is_ended_for_idleness(ended: threading.Event) -> None:
     signs = Signs(idle_exit=0.02)
+    signs.start()
+    assert not ended.wait(0.2)
     with signs.at_work():
-        signs.start()
+        signs.ready()
         assert not ended.wait(0.2)
     assert ended.wait(30)
     signs.stop()
@@ -73,28 +76,40 @@ def test_nobody_who_works_is_ended_for_idleness(ended: threading.Event) -> None:
 def test_a_worker_without_a_bound_waits_for_ever(ended: threading.Event) -> None:
     signs = Signs(beat_seconds=0.01)
     signs.start()
+    signs.ready()
     assert not ended.wait(0.1)
     signs.stop()
 
 
-@pytest.mark.e2e
-def test_an_idle_worker_is_ready_and_then_ends_well(tmp_path: Path) -> None:
-    broker = Broker(tmp_path)
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a real worker with these options, on a broker of its own."""
+    broker, started = Broker(tmp_path), []
     broker.start()
-    environment: dict[str, Any] = {
-        "PATH": "/usr/bin:/bin",
-        "UNDERSTUDY_HOME": str(tmp_path / "home"),
-        "UNDERSTUDY_BROKER_URL": broker.url,
-    }
-    command = [sys.executable, "-m", "services.orchestrator.worker", "--queues", "annotate"]
-    command += ["--signs", str(tmp_path / "signs"), "--idle-exit", "2"]
-    worker = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
-        wait((tmp_path / "signs" / "ready").exists)
-        assert time.time() - (tmp_path / "signs" / "alive").stat().st_mtime < 60
-        assert worker.wait(60) == 0
-        assert not (tmp_path / "signs" / "ready").exists()
-    finally:
+    environment = {**os.environ, "UNDERSTUDY_HOME": str(tmp_path / "home"), "UNDERSTUDY_BROKER_URL": broker.url}
+
+    def run(*options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "services.orchestrator.worker", "--queues", "annotate", *options]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+        return started[-1]
+
+    yield run
+    for worker in started:
         worker.kill()
         worker.wait()
-        broker.stop()
+    broker.stop()
+
+
+@pytest.mark.e2e
+def test_a_worker_is_ready_until_it_is_told_to_end(start: Callable[..., Any], tmp_path: Path) -> None:
+    worker = start("--signs", str(tmp_path / "signs"))
+    wait((tmp_path / "signs" / "ready").exists)
+    assert (tmp_path / "signs" / "alive").exists()
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert not (tmp_path / "signs" / "ready").exists()
+
+
+@pytest.mark.e2e
+def test_an_idle_worker_ends_well(start: Callable[..., Any]) -> None:
+    assert start("--idle-exit", "0.5").wait(60) == 0
