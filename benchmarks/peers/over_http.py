@@ -30,7 +30,6 @@ __all__ = ["Load", "OverHttp", "measure"]
 CALLERS = 64
 BUDGETS = (256, 512, 1024, 2048)
 HELD = 0.8  # of saturation
-ROOM = 1.5  # in the queue, times what the load that is held needs
 BURST = 10  # times the load that was held
 BLOCK = 8  # single requests in a row, before it is the other one's turn
 SETTLED = 5  # parts of the load that is held, before its memory counts
@@ -220,14 +219,13 @@ def _overhead(engine: _Bare, server: Server, askers: Askers, count: int) -> floa
 def _overloaded(found: OverHttp, folder: Path, name: str, texts: Sequence[str], load: Load, saturated: float) -> None:
     """Load held, then ten times as much of it.
 
-    The queue is half as long again as the held load needs it: what is answered in the time that its slowest hundredth
-    waits. So hardly any of it is refused, and what is accepted in the burst waits half as long again.
+    The queue is as long as the held load needs it: what is answered in the time that its slowest hundredth takes.
     """
     rate = HELD * saturated
     with ours(folder, name, texts) as server, Askers([server]) as askers:
         askers.in_turn(server, CALLERS, load.requests)
         calm = askers.arriving(server, rate, load.held / 4 if load.held < 120 else 30)
-    room = max(2, math.ceil(ROOM * saturated * calm.percentile(0.99) / 1000))
+    room = max(2, math.ceil(saturated * calm.percentile(0.99) / 1000))
     with ours(folder, name, texts, {"UNDERSTUDY_STUDENT_MAX_QUEUE": str(room)}) as server, Askers([server]) as askers:
         askers.in_turn(server, min(CALLERS, room), load.requests)
         parts = [(askers.arriving(server, rate, load.held / 20), server.memory()) for _ in range(20)]
