@@ -436,6 +436,7 @@ def test_the_command_line_says_what_is_refused(tmp_path: Path, publish: Any) -> 
     a = publish(store, "a")
     result = run("promote", "production", "model-" + "0" * 24, "--artifacts", store.root)
     assert isinstance(result.exception, ModelNotFound)
+    assert result.exception.param == "MODEL"
     assert isinstance(run("rollback", "../up", "--artifacts", store.root).exception, InvalidRequest)
     shutil.rmtree(Path(store.root) / a)
     assert isinstance(run("show", a, "--artifacts", store.root).exception, ModelNotFound)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -18,6 +20,7 @@ from rich.table import Table
 from understudy.aliases import Move
 from understudy.artifacts import ArtifactStore
 from understudy.client import _Client
+from understudy.errors import UnderstudyError
 from understudy.versions import Shown, Version, Versions
 
 __all__ = ["VersionsClient", "app"]
@@ -102,7 +105,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One model: its task, accuracy and verdict; of an alias also who moved it when, and what it can go back to."""
-    found = _door(home, artifacts, url, api_key).show(model)
+    with _as_arguments():
+        found = _door(home, artifacts, url, api_key).show(model)
     if as_json:
         return _print_json(found.model_dump(mode="json"))
     lines = {
@@ -136,8 +140,9 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Let ALIAS name MODEL from now on. Refused for a model that is missing, damaged, or of another task."""
-    door = _door(home, artifacts, url, api_key)
-    _tell(alias, door.promote(alias, model, by=_user(), force=force, expected=expected), as_json)
+    with _as_arguments():
+        door = _door(home, artifacts, url, api_key)
+        _tell(alias, door.promote(alias, model, by=_user(), force=force, expected=expected), as_json)
 
 
 @app.command()
@@ -151,13 +156,24 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Let ALIAS name what it named before its present model; again, what it named before that."""
-    _tell(alias, _door(home, artifacts, url, api_key).rollback(alias, by=_user(), expected=expected), as_json)
+    with _as_arguments():
+        _tell(alias, _door(home, artifacts, url, api_key).rollback(alias, by=_user(), expected=expected), as_json)
 
 
 def _door(home: Path, artifacts: str | None, url: str | None, api_key: str | None) -> _Door:
     if url:
         return VersionsClient(url, api_key=api_key)
     return Versions(ArtifactStore(artifacts or home / "artifacts"))
+
+
+@contextmanager
+def _as_arguments() -> Iterator[None]:
+    """An error about a field is one about the argument that set it."""
+    try:
+        yield
+    except UnderstudyError as error:
+        error.param = {"model": "MODEL", "alias": "ALIAS", "expected": "--expected"}.get(error.param or "", error.param)
+        raise
 
 
 def _tell(alias: str, move: Move, as_json: bool) -> None:
