@@ -20,7 +20,7 @@ from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.attribution.attribute import attribute
 from understudy.attribution.methods import Saliency
-from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound
+from understudy.errors import ArtifactNotFound, ModelNotFound
 from understudy.models.base import Adapter
 from understudy.models.load import fingerprint, load_adapter
 from understudy.models.sizes import parameters
