@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from services.orchestrator.app import create_app
+from services.orchestrator.away import told
 from services.orchestrator.database import Database
 from services.orchestrator.keys import KeyStore
 from services.orchestrator.migrate import prepare
@@ -24,6 +27,8 @@ def main() -> None:
         if not settings.database_url and "home" in settings.model_fields_set:
             make_key += f" --home {settings.home}"
         refuse_open_door(settings.host, guarded=guarded, setting=PREFIX, make_key=make_key)
+    except SQLAlchemyError as error:
+        sys.exit(f"the orchestrator does not start: it cannot look for a key, and {told(error)}")
     except (UnderstudyError, OSError) as error:
         sys.exit(f"the orchestrator does not start: {error}")
     serve(

@@ -27,8 +27,8 @@ BEAT_SECONDS = 5.0
 class Signs:
     """`folder` is where the files are, None for none. After `idle_exit` seconds without work the process gets SIGTERM.
 
-    They count from when the worker is ready: before, nothing is there that would end it in order. A message that comes in
-    that very moment is lost to nobody: a worker that ends gives its items back.
+    They count from when the worker is ready: before, nothing is there that would end it in order. A message that comes
+    in that very moment is lost to nobody: a worker that ends gives its items back.
     """
 
     def __init__(

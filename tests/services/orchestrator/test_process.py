@@ -64,6 +64,11 @@ def test_the_api_is_not_opened_to_other_machines_without_a_key(tmp_path: Path, f
     said = f"`understudy keys create NAME --scope submit --home {tmp_path / 'home'}`"
     assert said in refused.stderr
     assert "or listen on 127.0.0.1" in refused.stderr
+    away = environment | {"UNDERSTUDY_DATABASE_URL": "postgresql+psycopg://nobody:secret@127.0.0.1:1/none"}
+    unknown = subprocess.run(service, cwd=ROOT, env=away, capture_output=True, text=True, timeout=100)
+    assert unknown.returncode == 1
+    assert "it cannot look for a key" in unknown.stderr
+    assert "secret" not in unknown.stderr
     program = "from understudy.cli import main; main()"
     make = [sys.executable, "-c", program, "keys", "create", "laptop", "--scope", "submit", "--expires", "90d"]
     made = subprocess.run(make, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
