@@ -96,7 +96,7 @@ class Size:
     http: Load
 
 
-FULL = Size(24, 2, 7, {}, Load(rounds=7, requests=192, alone=48, held=60.0, burst=10.0))
+FULL = Size(24, 2, 7, {}, Load(rounds=5, requests=256, alone=48, held=60.0, burst=10.0))
 QUICK = Size(
     single=4,
     batches=1,
