@@ -75,17 +75,23 @@ class Round:
 def search_rounds(job: Job, arms: Sequence[Arm], steps: int) -> tuple[Round, ...]:
     """The rounds of a search where a full training has so many steps.
 
-    The last takes twice as many candidates as may go on, the one before it twice as many on half the steps, and so on,
-    as long as the first takes all and none is too short to say something. A training that has a time in place of steps
-    is tried in one round. What goes on however it does is tried in the first alone.
+    The last takes twice as many candidates as may go on, the one before it twice as many on half the steps, and so on;
+    the first takes all. There are as many rounds as make the fewest steps, none of them too short to say something. A
+    training that has a time in place of steps is tried in one round. What goes on however it does is tried in the first
+    alone.
     """
     names = [arm.name for arm in arms if arm.candidate]
     others = len(contested(job, names))
-    lengths = [short_steps(steps)]
-    while others > left_after(0, len(lengths)) and lengths[0] // 2 >= LEAST_STEPS and not job.hyperparameters.seconds:
-        lengths.insert(0, lengths[0] // 2)
-    runs = [len(names), *(min(others, left_after(place, len(lengths))) for place in range(1, len(lengths)))]
-    return tuple(Round(*one) for one in zip(runs, lengths, strict=True))
+    longest = short_steps(steps)
+    most = 1 if job.hyperparameters.seconds else max(1, (longest // LEAST_STEPS).bit_length())
+    ways = [_ways(len(names), others, longest, count) for count in range(1, most + 1)]
+    return min(ways, key=lambda rounds: sum(one.runs * one.steps for one in rounds))
+
+
+def _ways(first: int, others: int, longest: int, count: int) -> tuple[Round, ...]:
+    """A search of `count` rounds, with all in the first one."""
+    runs = [first, *(min(others, left_after(place, count)) for place in range(1, count))]
+    return tuple(Round(one, longest >> (count - 1 - place)) for place, one in enumerate(runs))
 
 
 def left_after(rounds: int, of: int) -> int:

@@ -96,8 +96,9 @@ def test_a_short_training_is_long_enough_to_say_something_and_never_longer_than_
     ("others", "steps", "rounds"),
     [
         (6, 4000, [(7, 1000)]),
-        (7, 4000, [(8, 500), (6, 1000)]),
-        (13, 4000, [(14, 250), (12, 500), (6, 1000)]),
+        (11, 4000, [(12, 1000)]),  # in two rounds it would be as many steps
+        (13, 4000, [(14, 500), (6, 1000)]),
+        (26, 4000, [(27, 250), (12, 500), (6, 1000)]),
         (30, 4000, [(31, 250), (12, 500), (6, 1000)]),  # an earlier round would be too short to say anything
         (30, 1200, [(31, 150), (6, 300)]),
         (30, 400, [(31, 150)]),
@@ -120,7 +121,7 @@ def candidates(others: int) -> list[str]:
 
 def test_a_job_goes_through_all_rounds_and_trains_the_best_of_the_last(bench: Any) -> None:
     """Every second candidate does better than the one before it; on longer trainings it is the other way round."""
-    names = candidates(13)
+    names = candidates(26)
     job = ready(bench, tuple(names), hyperparameters={"n_epochs": 400})  # ten batches an epoch: 1000, 500 and 250 steps
     job = job.to("queued")
     bench.context.flow.submit(job, Next("train", search.plan(job)))
@@ -135,31 +136,31 @@ def test_a_job_goes_through_all_rounds_and_trains_the_best_of_the_last(bench: An
             held = bench.context.leases.claim(item.id, "a")
             bench.context.leases.complete(held, found.model_dump(mode="json"), 1)
         finish(bench.context, job.id, "search")
-    assert tried_in == [set(names), set(names[2:]), set(names[2:8])]
+    assert tried_in == [set(names), set(names[15:]), set(names[15:21])]
     after = bench.context.jobs.get(job.id)
     assert after.phase == "train"
-    assert [arm.name for arm in after.facts.arms if arm.candidate] == names[:1] + names[2:5]
+    assert [arm.name for arm in after.facts.arms if arm.candidate] == names[:1] + names[15:18]
     found = after.facts.searched
-    assert [(one.round, one.steps) for one in found] == [(1, 250)] * 14 + [(2, 500)] * 12 + [(3, 1000)] * 6
-    assert [one.recipe for one in found[-6:]] == names[2:8]
+    assert [(one.round, one.steps) for one in found] == [(1, 250)] * 27 + [(2, 500)] * 12 + [(3, 1000)] * 6
+    assert [one.recipe for one in found[-6:]] == names[15:21]
     assert [one.kept for one in found[-6:]] == [True] * 3 + [False] * 3
-    assert {one.recipe for one in found if one.round == 1 and not one.kept} == {names[1]}
-    assert {one.recipe for one in found if one.round == 2 and not one.kept} == set(names[8:])
+    assert {one.recipe for one in found if one.round == 1 and not one.kept} == set(names[1:15])
+    assert {one.recipe for one in found if one.round == 2 and not one.kept} == set(names[21:])
     told = after.facts.findings[-1]
-    assert f"of 14 candidates these are trained in full beside finetune: {names[2]} (48.0 %)" in told
+    assert f"of 27 candidates these are trained in full beside finetune: {names[15]} (35.0 %)" in told
     assert f"{names[1]} (51.0 %)" in told.partition("These are not:")[2]
     assert "Phase search goes on with another round" in bench.messages(job)
 
 
 def test_a_step_may_take_as_long_in_each_round(bench: Any) -> None:
-    names = tuple(candidates(13))
+    names = tuple(candidates(26))
     job = ready(bench, names, budget={"seconds": 400}, hyperparameters={"n_epochs": 400})
     first = search.plan(job.model_copy(update={"phase_started_at": 0.0}))
     bound = first[0].payload["max_seconds"]
     results = [tried(name, 0.5).model_copy(update={"max_seconds": bound}) for name in names]
     second = search.again(job, results)
     assert {item.payload["max_seconds"] for item in second} == {2 * bound}
-    assert 14 * bound + 12 * 2 * bound + 6 * 4 * bound == pytest.approx(0.25 * 400)
+    assert 27 * bound + 12 * 2 * bound + 6 * 4 * bound == pytest.approx(0.25 * 400)
 
 
 def test_trainings_that_have_a_time_are_tried_for_a_share_of_it_in_one_round(bench: Any) -> None:
