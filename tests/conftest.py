@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import random
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -42,6 +44,18 @@ def _offline() -> Iterator[None]:
 def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """What a test in this process makes of the logs, as a command does when it starts, is undone for the next."""
+    handlers, level, made = list(logging.root.handlers), logging.root.level, structlog.is_configured()
+    yield
+    if not made and structlog.is_configured():
+        structlog.reset_defaults()
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+        logging.captureWarnings(False)
 
 
 @pytest.fixture

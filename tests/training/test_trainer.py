@@ -145,7 +145,7 @@ def test_nothing_is_printed_and_nothing_is_reported(
     trainer.train()
     assert capsys.readouterr().out == ""
     names = {type(callback).__name__ for callback in trainer.callback_handler.callbacks}
-    assert names == {"DefaultFlowCallback", "Stopwatch", "_Events"}
+    assert names == {"DefaultFlowCallback", "Stopwatch", "_Events", "_Leave"}
 
 
 class Clock:
