@@ -2,9 +2,10 @@
 
 What `auto` means depends on the number of rows, on the model's size and architecture, and on whether its weights are
 random or pretrained; never on the recipe. All arms of a job therefore take the same number of optimiser steps on the
-same number of examples each. The numbers for scratch models were chosen on the docstring data (benchmarks/experiment_plan.py);
-those for pretrained ones are the customary ones of their papers: BERT (arXiv 1810.04805, appendix A.3) and T5 (arXiv 1910.10683); LoRA's
-adapters, which start at zero, take steps ten times as long (arXiv 2106.09685, appendix D).
+same number of examples each. The numbers for scratch models were chosen on the docstring data
+(benchmarks/experiment_plan.py); those for pretrained ones are the customary ones of their papers: BERT (arXiv
+1810.04805, appendix A.3) and T5 (arXiv 1910.10683); LoRA's adapters, which start at zero, take steps ten times as long
+(arXiv 2106.09685, appendix D).
 """
 
 from __future__ import annotations
