@@ -37,7 +37,6 @@ import importlib.util
 import json
 import logging
 import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from typing import Any
 
 import torch
 from peers.inseq_peer import Inseq, is_installed
+from peers.machine import machine
 from peers.memory import measure
 from peers.one_by_one import OneByOne
 from peers.rounds import Cost, Variant, in_turns, ratios, spread, timed
@@ -235,7 +235,7 @@ def _result(
         "rounds": size.rounds,
         "texts": {"one by one": size.texts, "integrated gradients": size.steps, "over HTTP": size.served},
         "threads": 1,
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "versions": {name: _version(name) for name in ("torch", "transformers", "captum", "inseq")},
         "ratios": figures,
         "cpu_milliseconds_a_text": dict(costs),
@@ -261,14 +261,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.partition(":")[2].strip() for line in names if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

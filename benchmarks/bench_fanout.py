@@ -16,11 +16,12 @@ each round, so that a busy machine slows all alike. Figures, by the time that a 
     upload_rss_over_file    memory that the API takes while a file is uploaded / the file's size
     validate_rss_over_file  the same of the worker that validates it
     examples_per_second     the rows of --scale, instant teacher, end to end
-    cost_ratio_1e6_over_1e4 processor time a row of --scale rows / of 10,000; `scale` says how many they were
+    cost_ratio_1e6_over_1e4 processor time a row of 1,000,000 rows / of 10,000; null for another --scale, whose ratio is
+                            `cost_ratio_scale_over_1e4`
     max_rss_growth_mb       growth of the largest process between a tenth and the end of that
 
-A figure that was not measured is null: the last three with --quick. Writes `results/fanout.json` (not with --quick) and
-ends with one line of JSON.
+A figure that was not measured is null, as the last three are with --quick. Writes `results/fanout.json` (not with
+--quick) and ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ import argparse
 import json
 import logging
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -46,6 +46,7 @@ from typing import Any
 import httpx
 import psutil
 import structlog
+from peers.machine import machine
 from peers.rounds import Cost, in_turns, ratios, spread, timed
 from peers.stub_teacher import Stub
 from peers.workshop import LABELS, Workshop, examples, wait
@@ -62,7 +63,7 @@ RESULT = Path(__file__).parent / "results" / "fanout.json"
 LATENCY = 0.02  # seconds a row, as in the goal
 LEASE, HEARTBEAT = 2.0, 0.2
 START_SECONDS = 5.0
-SMALL = 10_000
+SMALL, LARGE = 10_000, 1_000_000
 
 AT_MOST = {"overhead_share": 0.03, "cost_ratio_1e6_over_1e4": 1.0}
 AT_LEAST = {"examples_per_second": 5000.0, "two_over_one": 1.9}
@@ -104,7 +105,7 @@ QUICK = Size(rounds=1, rows=512, slow_rows=128, file_rows=20_000, submits=10, ki
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute; writes no file")
-    parser.add_argument("--scale", type=int, default=1_000_000, help="rows of the large job; 0 leaves it out")
+    parser.add_argument("--scale", type=int, default=LARGE, help="rows of the large job; 0 leaves it out")
     parser.add_argument("--file-rows", type=int, default=FULL.file_rows, help="rows of the uploaded file")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
     options = parser.parse_args()
@@ -367,9 +368,10 @@ def _at_scale(folder: Path, teacher: str, scale: int) -> Figures:
         large = shop.annotate(rows, lambda job: sizes.append((shop.count(job, "done"), shop.memory())))
     shards = -(-scale // shop.settings.shard_size)
     settled = [memory for done, memory in sizes if done >= shards / 10] or [0.0]
+    ratio = "cost_ratio_1e6_over_1e4" if scale == LARGE else "cost_ratio_scale_over_1e4"
     return {
         "examples_per_second": spread([scale / large.wall]),
-        "cost_ratio_1e6_over_1e4": spread([(large.cpu / scale) / (small.cpu / SMALL)]),
+        ratio: spread([(large.cpu / scale) / (small.cpu / SMALL)]),
         "max_rss_growth_mb": spread([max(settled) - settled[0]]),
     }
 
@@ -378,7 +380,7 @@ def _result(figures: Figures, size: Size, scale: int) -> dict[str, Any]:
     return {
         "rounds": size.rounds,
         "rows": {"instant": size.rows, "20 ms": size.slow_rows, "file": size.file_rows, "scale": scale},
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine(),
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "versions": {name: version(name) for name in ("celery", "redis", "sqlalchemy", "httpx", "pydantic")},
         "ratios": figures,
@@ -395,14 +397,6 @@ def _print(figures: Figures, scale: int) -> None:
         print(f"{name:<32} {shown:<34} {goal}")
     line: dict[str, float | None] = {name: figures[name]["median"] if name in figures else None for name in NAMES}
     print(json.dumps(line | {"scale": scale}))
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names: Sequence[str] = info.read_text().splitlines() if info.is_file() else []
-    return next(
-        (line.partition(":")[2].strip() for line in names if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
+from peers.pipe import Pipe
 from understudy.artifacts import ArtifactStore
 from understudy.ports import free_ports
 from understudy.process import Process
@@ -130,21 +130,17 @@ class Asked:
 
 
 class Askers:
-    """The process of the callers. It sleeps on a pipe while nobody wants it to work."""
+    """The process of the callers."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "askers.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._tell({one.name: {"port": one.port, "path": one.path, "bodies": one.bodies} for one in servers})
+        self._pipe = Pipe("askers.py")
+        self._pipe.tell({one.name: {"port": one.port, "path": one.path, "bodies": one.bodies} for one in servers})
 
     def __enter__(self) -> Askers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(20)
+        self._pipe.close()
 
     def in_turn(self, server: Server, callers: int, requests: int, *, first: int = 0) -> Asked:
         """So many callers, each with one request at a time, of the bodies from the `first` on, again and again.
@@ -161,18 +157,8 @@ class Askers:
         return self._ask({"server": server.name, "rate": rate, "seconds": seconds})
 
     def _ask(self, message: Mapping[str, Any]) -> Asked:
-        found = self._tell(message)
+        found = self._pipe.tell(message)
         return Asked(found["seconds"], tuple(found["milliseconds"]), found["statuses"])
-
-    def _tell(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the callers' process ended with code {self._process.wait(5)}")
-        return dict(json.loads(line))
 
 
 @contextmanager

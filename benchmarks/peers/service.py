@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from peers.pipe import Pipe
 from peers.rounds import Cost
 from understudy.client import TeacherClient
 from understudy.ports import free_ports
@@ -66,44 +65,27 @@ class Service:
 
 
 class Callers:
-    """The process of the callers. It sleeps on a pipe while nobody wants it to work."""
+    """The process of the callers."""
 
     def __init__(self, service: Service, examples: Sequence[AttributionExample], options: Mapping[str, Any]) -> None:
         self._service = service
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("callers.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._pipe = Pipe("callers.py")
         rows = [example.model_dump(exclude_none=True) for example in examples]
-        self._tell({"url": service.url, "examples": rows, "options": dict(options)})
+        self._pipe.tell({"url": service.url, "examples": rows, "options": dict(options)})
 
     def __enter__(self) -> Callers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(20)
+        self._pipe.close()
 
     def ask(self, callers: int, texts: int) -> Cost:
         """All examples, asked by so many callers at once, so many texts a request: the service's time and theirs."""
         before = self._service.cpu_seconds()
-        answer = self._tell({"callers": callers, "texts": texts})
+        answer = self._pipe.tell({"callers": callers, "texts": texts})
         if "error" in answer:
             raise RuntimeError(f"the service failed a caller: {answer['error']}")
         return Cost(self._service.cpu_seconds() - before, answer["seconds"])
-
-    def _tell(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the callers' process ended with code {self._process.wait(5)}")
-        return dict(json.loads(line))
 
 
 def _wait(process: Process, url: str) -> None:
