@@ -65,6 +65,17 @@ def pods() -> dict[str, dict[str, Any]]:
     return found
 
 
+def test_the_images_are_built_alike() -> None:
+    """Each service has a Dockerfile of its own; where they install and what they begin with may not drift apart."""
+    texts = [(ROOT / "services" / name / "Dockerfile").read_text() for name in PORTS]
+    begun = [re.search(r"^ARG PYTHON=.*?(?=^# Two empty packages)", text, re.DOTALL | re.MULTILINE) for text in texts]
+    assert len({found[0] for found in begun if found}) == 1
+    torch = [re.search(r"^ARG ACCELERATOR=.*?(?=^ARG EXTRAS)", text, re.DOTALL | re.MULTILINE) for text in texts]
+    assert len({found[0] for found in torch if found}) == 1
+    assert all(begun)
+    assert all(torch)
+
+
 def kustomizations() -> list[dict[str, Any]]:
     return [yaml.safe_load(path.read_text()) for path in ROOT.glob("k8s/**/kustomization.yaml")]
 
