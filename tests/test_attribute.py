@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from understudy import attribute as maps
 from understudy import cli, explain
+from understudy import maps_cli as maps
 from understudy.artifacts import ArtifactStore
 from understudy.attribution.attribute import attribute
 from understudy.attribution.methods import METHODS, make_method, settings_of

@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from understudy import attribute as maps
 from understudy import explain
+from understudy import maps_cli as maps
 from understudy import quickstart as loop
 from understudy import reproduce as reproduction
 from understudy.client import OrchestratorClient
