@@ -139,7 +139,8 @@ def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Expl
 def _temperature(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Temperature | None:
     """The published student's temperature, fitted on the validation split, and what it does on the test split.
 
-    None where its answers are not chosen among candidates, or there are too few rows to fit it on.
+    None where its answers are not chosen among candidates, there are too few rows to fit it on, or it would change
+    nothing beyond chance.
     """
     rows = read_examples(spec.validation) if spec.validation else []
     if not rows or spec.task.kind == "generation":

@@ -20,6 +20,7 @@ FEWEST = 30
 
 Numbers = NDArray[np.float64]
 
+_BEYOND_CHANCE = 3.841  # the 95 % point of chi-squared with one degree of freedom (Wilks 1938)
 _MOST = 20.0  # a temperature stays between 1 / 20 and 20: of rows without a single error any lower one is better still
 _LEAST_LOG = math.log(1e-300)  # a probability of 0 is one that was too small for its format
 _STEPS = 60  # of bisection: far below what a double can tell apart
@@ -28,8 +29,10 @@ _STEPS = 60  # of bisection: far below what a double can tell apart
 def fit_temperature(rows: Sequence[Mapping[str, float]], expected: Sequence[str]) -> float | None:
     """The temperature that makes the expected answers likeliest, of each row's probabilities over its candidates.
 
-    Rows whose expected answer is none of their candidates are left out; None where fewer than 30 are left. The
-    likelihood is concave in 1 / temperature, so that its one maximum is where the slope changes its sign.
+    Rows whose expected answer is none of their candidates are left out. None where fewer than 30 are left, or where
+    the best temperature makes them likelier than 1 does by no more than chance would (a likelihood-ratio test at 5 %):
+    fitted to noise, it would make honest probabilities worse. The likelihood is concave in 1 / temperature, so that
+    its one maximum is where the slope changes its sign.
     """
     kept = [(row, answer) for row, answer in zip(rows, expected, strict=True) if answer in row]
     if len(kept) < FEWEST:
@@ -43,13 +46,22 @@ def fit_temperature(rows: Sequence[Mapping[str, float]], expected: Sequence[str]
             low = middle
         else:
             high = middle
-    return 1 / math.sqrt(low * high)
+    sharpness = math.sqrt(low * high)
+    gain = _mean_log(logs, expected_logs, sharpness) - _mean_log(logs, expected_logs, 1)
+    return 1 / sharpness if 2 * len(kept) * gain > _BEYOND_CHANCE else None
 
 
 def likelihood(rows: Sequence[Mapping[str, float]], expected: Sequence[str]) -> float:
     """The mean negative log-probability of the expected answers, in nats, of rows that have them as a candidate."""
     losses = [-_log(row[answer]) for row, answer in zip(rows, expected, strict=True) if answer in row]
     return float(np.mean(losses)) if losses else 0.0
+
+
+def _mean_log(logs: Numbers, expected: Numbers, sharpness: float) -> float:
+    """The mean log-probability of the expected answers at 1 / temperature: (N, C), (N,) -> one number, in nats."""
+    highest = logs.max(axis=1)
+    sums = np.exp(sharpness * (logs - highest[:, None])).sum(axis=1)
+    return float((sharpness * (expected - highest) - np.log(sums)).mean())
 
 
 def _slope(logs: Numbers, expected: Numbers, sharpness: float) -> float:

@@ -225,7 +225,7 @@ A student of {arm.parameters:,} parameters, {made} by Understudy.
 def _calibrated(report: Report) -> str:
     found = report.temperature
     if found is None:
-        return "Its probabilities are as they were trained: no temperature was fitted."
+        return "Its probabilities are as they were trained: no temperature made them more honest beyond chance."
     return (
         f"Its probabilities are calibrated: at the temperature {found.value:.2f}, fitted on {found.rows} validation "
         f"rows, their expected calibration error on the test split is {100 * found.ece_after:.1f} points "
