@@ -91,6 +91,8 @@ def variables() -> Iterator[str]:
             yield from (literal.partition("=")[0] for literal in generator["literals"])
     for path in ROOT.glob("services/*/Dockerfile"):
         yield from re.findall(r"\b(UNDERSTUDY_\w+)=", path.read_text())
+    for path in ROOT.glob("docs/runbooks/*.md"):
+        yield from re.findall(r"\bUNDERSTUDY_\w+", path.read_text())
 
 
 def test_every_variable_is_a_setting_of_a_service() -> None:
@@ -160,10 +162,17 @@ def test_workers_are_scaled_by_queues_that_exist() -> None:
     assert {re.search(r'queue="(\w+)"', one).group(1) for one in located} == set(QUEUES)  # type: ignore[union-attr]
 
 
-def test_every_alert_says_in_the_documentation_what_to_do() -> None:
+def test_every_alert_has_a_page_that_says_what_to_do(names: set[str]) -> None:
     alerts = yaml.safe_load((ROOT / "docker" / "observability" / "alerts.yml").read_text())
-    for rule in (rule for group in alerts["groups"] for rule in group["rules"]):
-        assert f"`{rule['alert']}`" in DOCUMENT
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    pages = {path.name for path in (ROOT / "docs" / "runbooks").iterdir()}
+    assert pages == {f"{rule['alert']}.md" for rule in rules}
+    for rule in rules:
+        text = (ROOT / rule["annotations"]["runbook"]).read_text()
+        assert text.startswith(f"# {rule['alert']}\n")
+        assert [part for part in ("**Means.**", "**Look.**", "**Do", "**Over**") if part not in text] == []
+        assert set(re.findall(r"\bunderstudy_[a-z_]+", text)) <= names
+        assert f"[`{rule['alert']}`](runbooks/{rule['alert']}.md)" in DOCUMENT
 
 
 def commands() -> Iterator[list[str]]:
