@@ -200,7 +200,12 @@ class Models:
             del self._loading[artifact]
         self._failed.pop(artifact, None)
         self._keep(model, alias=None)  # here, and not only by those who wait: there may be nobody left
-        log.info("model_loaded", artifact=artifact, precision=model.info.precision, seconds=round(time.monotonic() - started, 3))
+        log.info(
+            "model_loaded",
+            artifact=artifact,
+            precision=model.info.precision,
+            seconds=round(time.monotonic() - started, 3),
+        )
         return model
 
     def _fetch(self, artifact: str) -> tuple[Path, int]:
