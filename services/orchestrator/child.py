@@ -16,22 +16,21 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from multiprocessing import connection
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, forkserver, spawn
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from understudy.errors import LeaseLost, StageFailed, UnderstudyError, from_body
 
-__all__ = ["PRELOAD", "Stage", "run_child", "warm"]
+__all__ = ["PRELOAD", "Stage", "cool", "run_child", "warm"]
 
 Stage = Callable[[Mapping[str, Any], Path, Callable[[Mapping[str, Any]], None]], Mapping[str, Any]]
 """`stage(spec, out, emit) -> result`: all plain JSON values, and importable by name."""
 
-PRELOAD = ("understudy.training.run", "understudy.evaluation.run", "services.orchestrator.execute", "celery")
-"""The last two are what the worker's main module imports, which a child runs through again."""
+PRELOAD = ("understudy.training.run", "understudy.evaluation.run", "services.orchestrator.stages")
 TAIL_LINES = 12
 POLL_SECONDS = 0.2
 
@@ -42,10 +41,18 @@ _reaping = threading.Lock()
 
 def warm(modules: Sequence[str] = PRELOAD) -> None:
     """Start the fork server, which imports what the stages need while the worker does something else."""
-    from multiprocessing import forkserver
-
     _context.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
+
+
+def cool() -> None:
+    """End the fork server, and let the next one be as Python starts it: this process is not ours alone.
+
+    Only for where `warm` was called and no child runs any more.
+    """
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server._stop()
+    _context.set_forkserver_preload(["__main__"])
 
 
 def run_child(
@@ -71,7 +78,7 @@ def run_child(
     check()  # a worker that has lost its item must not end the child of the one that has it now
     process = _context.Process(target=_child, args=(stage, json.dumps(spec), str(out), threads, lock, theirs))
     with ours:
-        with theirs, _reaping:
+        with theirs, _reaping, _without_main():
             process.start()
         try:
             return _follow(process, ours, emit, check)
@@ -80,6 +87,26 @@ def run_child(
             raise
         finally:
             _end(process, grace)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """What this thread starts inside does not run the program's main module again.
+
+    A stage is never in it, and a script without a guard, which calls us in one process, would begin anew in each child.
+    """
+    whole, here = spawn.get_preparation_data, threading.get_ident()
+
+    def least(name: str) -> dict[str, Any]:
+        data = whole(name)
+        ours = threading.get_ident() == here
+        return {key: value for key, value in data.items() if not (ours and key.startswith("init_main_from_"))}
+
+    spawn.get_preparation_data = least
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = whole
 
 
 def _follow(
