@@ -49,6 +49,7 @@ __all__ = [
     "load",
     "options",
     "parse_method",
+    "question",
     "read",
     "write_aside",
 ]
@@ -74,7 +75,7 @@ _POSITION = re.compile(r"examples(?:\[(\d+):\])?\[(\d+)\](?:\.|: |)")
 
 @dataclass(frozen=True)
 class Question:
-    """A text to explain. `line` is where it stands in its file, 0 where there is none; `output` the answer it names."""
+    """A text to explain. `line` is where it stands among rows, 0 where it stands alone; `output` the answer it names."""
 
     input: str
     id: str | None = None
@@ -121,7 +122,7 @@ def _read_file(path: Path, limit: int | None) -> Source:
         try:
             if isinstance(row, InvalidRequest):
                 raise row
-            questions.append(_question(row, line))
+            questions.append(question(row, line))
         except InvalidRequest as error:
             rejected.append(f"line {line}: {error.message}")
     if not questions:
@@ -131,8 +132,11 @@ def _read_file(path: Path, limit: int | None) -> Source:
     return Source(chosen, path, tuple(rejected))
 
 
-def _question(fields: Mapping[str, Any], line: int) -> Question:
-    """A row as a data set has it, or one without an answer: a model can be asked about that too."""
+def question(fields: Mapping[str, Any], line: int) -> Question:
+    """A row as a data set has it, or one without an answer: a model can be asked about that too.
+
+    Raises InvalidRequest for a row that cannot be read.
+    """
     answered = any(name in fields for name in (*OUTPUT_NAMES, "messages"))
     choices = fields.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else "none"
@@ -288,7 +292,8 @@ def _lines_named(source: Source, start: int = 0) -> Iterator[None]:
 
     def line(found: re.Match[str]) -> str:
         position = start + int(found[1] or 0) + int(found[2])
-        return f"line {source.questions[position].line}: " if source.file else "the text: "
+        number = source.questions[position].line
+        return f"{'line' if source.file else 'row'} {number}: " if number else "the text: "
 
     try:
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -29,7 +30,9 @@ from understudy.keys import new_key
 from understudy.ports import free_ports
 from understudy.process import Echo, Process
 
-__all__ = ["Stack", "StackConfig", "broker_command"]
+__all__ = ["Stack", "StackConfig", "addresses", "broker_command", "hold_home"]
+
+ADDRESSES = "stack.json"
 
 READY_SECONDS = 120.0  # torch alone takes ten seconds to import on a slow disk
 STOP_SECONDS = 10.0
@@ -70,6 +73,20 @@ def broker_command() -> list[str]:
     )
 
 
+def addresses(home: Path) -> dict[str, str] | None:
+    """Where the services of the stack that runs in `home` are, by their names; None where none runs."""
+    try:
+        with (home / "stack.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None  # nobody holds it
+    except BlockingIOError:
+        with suppress(OSError, ValueError):
+            return dict(json.loads((home / ADDRESSES).read_text(encoding="utf-8")))
+    except OSError:
+        pass
+    return None
+
+
 class Stack:
     """`with Stack(config) as stack:` runs everything; leaving the block ends every process that it started."""
 
@@ -92,6 +109,17 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closing.close()
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """What `addresses` tells others of this stack."""
+        return {
+            "orchestrator": self.orchestrator_url,
+            "teacher": self.teacher_url,
+            "student": self.student_url,
+            "home": str(self.config.home),
+            "log": str(self.log_path),
+        }
 
     @property
     def log_path(self) -> Path:
@@ -129,7 +157,7 @@ class Stack:
 
     def _start(self) -> None:
         config = self.config
-        self._closing.enter_context(_lock(config.home))
+        self._closing.enter_context(hold_home(config.home))
         wanted = {"orchestrator": config.port, "teacher": config.teacher_port, "student": config.student_port}
         self._ports = free_ports(config.host, wanted)
         self._log = self._closing.enter_context(self.log_path.open("a", buffering=1))
@@ -148,6 +176,9 @@ class Stack:
             self._wait("teacher", teacher.ready)
         with StudentClient(self.student_url, timeout=5) as student:
             self._wait("student", student.live)  # it is ready only when a model has been published
+        told = config.home / ADDRESSES
+        self._closing.callback(told.unlink, missing_ok=True)
+        told.write_text(json.dumps(self.addresses), encoding="utf-8")
 
     def _broker(self) -> str:
         """Start Redis on a private socket and return its URL, unless REDIS_URL names one already."""
@@ -182,6 +213,7 @@ class Stack:
             "UNDERSTUDY_HOST": config.host,
             "UNDERSTUDY_PORT": str(self._ports["orchestrator"]),
             "UNDERSTUDY_TEACHER_URLS": f'["{self.teacher_url}"]',
+            "UNDERSTUDY_STUDENT_URL": self.student_url,
             "UNDERSTUDY_TEACHER_HOST": config.host,
             "UNDERSTUDY_TEACHER_PORT": str(self._ports["teacher"]),
             "UNDERSTUDY_DRAIN_SECONDS": "0",
@@ -239,7 +271,7 @@ class Stack:
 
 
 @contextmanager
-def _lock(home: Path) -> Iterator[None]:
+def hold_home(home: Path) -> Iterator[None]:
     """Make the folder and keep it for one stack: a second one would share the database but not the broker."""
     if len(os.fsencode(home.absolute())) > MAX_PATH:
         raise InvalidRequest(f"the path of the folder is longer than {MAX_PATH} bytes: choose a shorter --home")

@@ -50,7 +50,7 @@ def cool() -> None:
 
     Only for where `warm` was called and no child runs any more.
     """
-    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver  # Python has no public way
     server._stop()
     _context.set_forkserver_preload(["__main__"])
 
