@@ -1,0 +1,28 @@
+"""The list of decision records: number, title and decision of each, in their own words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tables import table
+
+__all__ = ["page"]
+
+FOLDER = Path(__file__).parents[1] / "decisions"
+
+INTRO = """\
+# Decisions
+
+Why things are as they are. A record is one page: context, decision, consequences, alternatives. None is changed later;
+a new one takes its place.
+
+"""
+
+
+def page() -> str:
+    rows = []
+    for path in sorted(FOLDER.glob("[0-9]*.md")):
+        number, title = re.fullmatch(r"# (\d+)\.? (.*)", path.read_text(encoding="utf-8").partition("\n")[0]).groups()
+        rows.append((number, f"[{title}](../../decisions/{path.name})"))
+    return INTRO + table(("", "What was decided"), rows)
