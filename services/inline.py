@@ -39,7 +39,6 @@ __all__ = ["MADE_BY", "Place", "running"]
 MADE_BY = {"made_by": "understudy.distill"}
 """The metadata of a job that lives no longer than its process: one that was killed leaves it unfinished behind."""
 
-START_SECONDS = 60.0
 HOST = "127.0.0.1"
 
 log = structlog.get_logger()
@@ -120,22 +119,21 @@ def _teacher(home: Path, key: str, device: str, precision: Literal["float32", "b
 @contextmanager
 def _listening(app: FastAPI) -> Iterator[str]:
     """The application behind a real server, in a thread of its own, on a free port of this machine."""
-    config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2, lifespan="on")
-    server = uvicorn.Server(config)
-    with socket.socket() as address:
-        address.bind((HOST, 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [address]}, name="understudy-http", daemon=True)
-        thread.start()
-        try:
-            while not server.started:
-                thread.join(0.02)
-                if not thread.is_alive():
-                    raise Unavailable(f"{app.title} could not start: the log says why")
-            yield f"http://{HOST}:{address.getsockname()[1]}"
-        finally:
-            app.state.draining = True
-            server.should_exit = True
-            thread.join()
+    server = uvicorn.Server(
+        uvicorn.Config(app, HOST, 0, log_config=None, log_level="warning", timeout_graceful_shutdown=2, lifespan="on")
+    )
+    thread = threading.Thread(target=server.run, name="understudy-http", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.02)
+            if not thread.is_alive():
+                raise Unavailable(f"{app.title} could not start: the log says why")
+        yield f"http://{HOST}:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        app.state.draining = True
+        server.should_exit = True
+        thread.join()
 
 
 class _Workers:

@@ -75,7 +75,7 @@ _POSITION = re.compile(r"examples(?:\[(\d+):\])?\[(\d+)\](?:\.|: |)")
 
 @dataclass(frozen=True)
 class Question:
-    """A text to explain. `line` is where it stands among rows, 0 where it stands alone; `output` the answer it names."""
+    """A text to explain. `line` is where it stands among rows, 0 for one alone; `output` the answer it names."""
 
     input: str
     id: str | None = None

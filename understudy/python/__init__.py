@@ -1,0 +1,1 @@
+"""What `import understudy` offers: the library and the services for scripts and notebooks, in one process."""
