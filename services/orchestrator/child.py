@@ -33,6 +33,7 @@ Stage = Callable[[Mapping[str, Any], Path, Callable[[Mapping[str, Any]], None]],
 PRELOAD = ("understudy.training.run", "understudy.evaluation.run", "services.orchestrator.stages")
 TAIL_LINES = 12
 POLL_SECONDS = 0.2
+LEAVE_SECONDS = 1.0
 
 _context = multiprocessing.get_context("forkserver")
 # Two threads that reap at once would both read a child's exit status from one pipe, and one would get none.
@@ -81,7 +82,9 @@ def run_child(
         with theirs, _reaping, _without_main():
             process.start()
         try:
-            return _follow(process, ours, emit, check)
+            answer = _follow(process, ours, emit, check)
+            connection.wait([process.sentinel], LEAVE_SECONDS)  # it gives back what the system has lent it: semaphores
+            return answer
         except LeaseLost:
             grace = 0.0  # whatever it could keep now is nobody's any more
             raise
