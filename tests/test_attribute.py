@@ -15,11 +15,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from understudy import cli, explain
-from understudy import maps_cli as maps
 from understudy.artifacts import ArtifactStore
 from understudy.attribution.attribute import attribute
 from understudy.attribution.methods import METHODS, make_method, settings_of
 from understudy.client import TeacherClient
+from understudy.commands import attribute as command
+from understudy.commands import maps
 from understudy.errors import InvalidRequest, ModelError
 from understudy.explain import InProcess, Service
 from understudy.models.load import load_adapter
@@ -321,7 +322,7 @@ def test_every_option_that_an_error_names_exists() -> None:
     fields = set(AttributionOptions.model_fields) - {"top_share", "threshold", "ignore", "aggregation", "predict"}
     fields -= {"token_probabilities"}  # for students: no map shows them
     for field in fields:
-        assert cli.OPTIONS_OF_FIELDS.get(field, f"--{field.replace('_', '-')}") in shown
+        assert command.OPTIONS_OF_FIELDS.get(field, f"--{field.replace('_', '-')}") in shown
 
 
 def test_a_service_explains_in_place_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:

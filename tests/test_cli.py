@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from understudy import cli
 from understudy.client import OrchestratorClient
+from understudy.commands import distill
+from understudy.commands.fields import JOB_OPTIONS
 from understudy.errors import InvalidRequest, Unauthorized, UnderstudyError
 from understudy.schemas import DistillationSpec
 
@@ -43,12 +45,12 @@ def test_an_error_names_the_option_at_fault(
 
 def test_every_option_that_an_error_names_exists() -> None:
     shown = CliRunner().invoke(cli.app, ["distill", "--help"], env={"COLUMNS": "200"}).output
-    for options in cli.OPTIONS.values():
+    for options in JOB_OPTIONS.values():
         assert all(option.lower() in shown.lower() for option in options.split(", "))
 
 
 def test_every_field_that_is_told_as_an_option_exists() -> None:
-    for param in cli.OPTIONS:
+    for param in JOB_OPTIONS:
         name = param.removeprefix("method.distillation.").partition(".")[0]
         assert not param.startswith("method.") or name in DistillationSpec.model_fields
 
@@ -61,7 +63,7 @@ def test_a_method_of_explaining_that_cannot_be_read_is_the_option_at_fault(
     attribution: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UnderstudyError) as caught:
-        cli._explained_by(attribution)
+        distill._explained_by(attribution)
     said = _said(caught.value, monkeypatch, capsys)
     assert said.startswith("Error (--attribution): ")
     assert words in said

@@ -20,7 +20,7 @@ from understudy.attribution.terminal import bracketed, marked
 from understudy.evaluation.report import Comparison, RationaleHits, Report, duration
 from understudy.schemas import Prediction
 
-__all__ = ["PhaseBars", "prediction_view", "report_view"]
+__all__ = ["PhaseBars", "bullet", "percent", "prediction_view", "report_view", "verdict_line"]
 
 _VERDICT_STYLE = {"BEATS": "bold green", "DOES NOT BEAT": "bold red", "INCONCLUSIVE": "bold yellow"}
 
@@ -79,22 +79,28 @@ def report_view(report: Report) -> RenderableType:
     facts = f"{rows.train:,} train · {rows.validation:,} validation · {rows.test:,} test rows"
     facts += f" · {rows.unlabelled:,} without an answer" if rows.unlabelled else ""
     return Group(
-        _bullet(facts, " "),
+        bullet(facts, " "),
         _arms(report),
-        *(_verdict(comparison) for comparison in report.comparisons),
+        *(verdict_line(comparison) for comparison in report.comparisons),
         *([_curve(report)] if report.curve else []),
         Text(),
-        _bullet(report.published.why, "→", "bold"),
-        *(_bullet(note, "·", "dim") for note in [*_notes(report), *report.caveats]),
+        bullet(report.published.why, "→", "bold"),
+        *(bullet(note, "·", "dim") for note in [*_notes(report), *report.caveats]),
     )
 
 
-def prediction_view(text: str, prediction: Prediction, *, colours: bool = True) -> RenderableType:
-    """The text with the words that the student names highlighted, in brackets where there are no colours."""
+def prediction_view(text: str, prediction: Prediction, *, colours: bool = True, others: int = 0) -> RenderableType:
+    """The text with the words that the student names highlighted, in brackets where there are no colours.
+
+    Below stands the answer with its probability, and those of so many `others`.
+    """
     words = prediction.words or ()
     shown = marked(text, words) if colours else Text(bracketed(text, words))
-    label = Text(prediction.label, style="bold green").append(f"  {prediction.probability:.0%}\n", style="not bold dim")
-    return Padding(Group(shown, label), (0, 2))
+    label = Text(prediction.label, style="bold green").append(f"  {prediction.probability:.0%}", style="not bold dim")
+    ranked = sorted((prediction.probabilities or {}).items(), key=lambda one: -one[1])
+    for name, probability in [one for one in ranked if one[0] != prediction.label][:others]:
+        label.append(f"   {name} {probability:.0%}", style="not bold dim")
+    return Padding(Group(shown, label.append("\n")), (0, 2))
 
 
 def _arms(report: Report) -> Table:
@@ -105,8 +111,8 @@ def _arms(report: Report) -> Table:
     if teacher := report.teacher:
         table.add_row(
             "teacher",
-            _percent(teacher.accuracy),
-            f"{_percent(teacher.low)} - {_percent(teacher.high)}",
+            percent(teacher.accuracy),
+            f"{percent(teacher.low)} - {percent(teacher.high)}",
             _count(teacher.parameters),
             "",
             "" if teacher.latency_ms is None else f"{teacher.latency_ms:.1f}",
@@ -116,16 +122,14 @@ def _arms(report: Report) -> Table:
         published = arm.recipe == report.published.recipe
         table.add_row(
             arm.recipe.replace("+", " + ") + " (published)" * published,
-            _percent(arm.accuracy),
-            f"{_percent(arm.low)} - {_percent(arm.high)}",
+            percent(arm.accuracy),
+            f"{percent(arm.low)} - {percent(arm.high)}",
             _count(arm.parameters),
             f"{arm.size_mb:.1f}",
             f"{arm.latency_ms:.1f}",
             style="bold" if published else "" if arm.candidate else "dim",
         )
-    table.add_row(
-        f"baseline: {report.baseline.description}", _percent(report.baseline.accuracy), *[""] * 4, style="dim"
-    )
+    table.add_row(f"baseline: {report.baseline.description}", percent(report.baseline.accuracy), *[""] * 4, style="dim")
     return table
 
 
@@ -136,16 +140,16 @@ def _curve(report: Report) -> Table:
     table.add_column("accuracy % with", min_width=24)
     for size in sizes:
         table.add_column(f"{size:,} rows", justify="right", no_wrap=True)
-    found = {(one.recipe, one.size): _percent(one.accuracy.value) for one in report.curve}
+    found = {(one.recipe, one.size): percent(one.accuracy.value) for one in report.curve}
     for recipe in dict.fromkeys(one.recipe for one in report.curve if one.candidate):
         table.add_row(recipe.replace("+", " + "), *(found.get((recipe, size), "") for size in sizes))
     return table
 
 
-def _verdict(comparison: Comparison) -> RenderableType:
+def verdict_line(comparison: Comparison) -> RenderableType:
     line = Text(comparison.sentence)
     line.highlight_words([comparison.verdict], style=_VERDICT_STYLE[comparison.verdict])
-    return _bullet(line, " ")
+    return bullet(line, " ")
 
 
 def _notes(report: Report) -> list[str]:
@@ -167,8 +171,8 @@ def _searched(report: Report) -> list[str]:
         tries = sorted(
             (one for one in report.searched if one.round == number), key=lambda one: -one.validation_accuracy
         )
-        went_on = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in tries if one.kept]
-        dropped = [f"{one.recipe} {_percent(one.validation_accuracy)}" for one in tries if not one.kept]
+        went_on = [f"{one.recipe} {percent(one.validation_accuracy)}" for one in tries if one.kept]
+        dropped = [f"{one.recipe} {percent(one.validation_accuracy)}" for one in tries if not one.kept]
         ended = "not trained in full" if number == rounds[-1] else "dropped"
         rest = f"; {ended}: {', '.join(dropped)}" if dropped else ""
         when = "after a short training" if len(rounds) == 1 else f"in round {number}, after {tries[0].steps:,} steps"
@@ -193,7 +197,7 @@ def _hits(found: RationaleHits) -> str:
     )
 
 
-def _bullet(text: str | Text, sign: str, style: str = "") -> RenderableType:
+def bullet(text: str | Text, sign: str, style: str = "") -> RenderableType:
     """A paragraph whose further lines stand under its first."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=3, justify="right")
@@ -202,7 +206,7 @@ def _bullet(text: str | Text, sign: str, style: str = "") -> RenderableType:
     return grid
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 

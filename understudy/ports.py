@@ -11,7 +11,7 @@ import psutil
 
 from understudy.errors import Conflict
 
-__all__ = ["free_ports"]
+__all__ = ["free_ports", "holder"]
 
 
 def free_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -38,7 +38,7 @@ def free_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
 def _refused(host: str, port: int, name: str, error: OSError) -> Conflict:
     if error.errno not in (errno.EADDRINUSE, errno.EACCES):
         return Conflict(f"the address {host} cannot be bound ({error.strerror}): choose another with --host")
-    return _taken(name, f"port {port} for the {name} cannot be had on {host} ({error.strerror}{_holder(port)})")
+    return _taken(name, f"port {port} for the {name} cannot be had on {host} ({error.strerror}{holder(port)})")
 
 
 def _taken(name: str, complaint: str) -> Conflict:
@@ -46,7 +46,7 @@ def _taken(name: str, complaint: str) -> Conflict:
     return Conflict(f"{complaint}: choose another with {flag}, or 0 for any free one")
 
 
-def _holder(port: int) -> str:
+def holder(port: int) -> str:
     """The program that listens on a port, where the system lets us know."""
     with suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):

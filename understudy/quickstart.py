@@ -70,8 +70,8 @@ def write_data(path: Path) -> int:
     return len(examples)
 
 
-def run(stack: Stack, console: Console, job_body: Mapping[str, Any] = QUICKSTART_JOB) -> None:
-    """Data, upload, job, report, predictions, against a stack that runs."""
+def run(stack: Stack, console: Console, job_body: Mapping[str, Any] = QUICKSTART_JOB) -> dict[str, Any]:
+    """Data, upload, job, report, predictions, against a stack that runs. Returns them as JSON values."""
     data = stack.config.home / "docstrings.jsonl"
     console.print(
         f"\n[bold]1. Data[/]  {write_data(data):,} texts from Python's own documentation, nine classes: {data}"
@@ -81,7 +81,8 @@ def run(stack: Stack, console: Console, job_body: Mapping[str, Any] = QUICKSTART
         console.print(f"[bold]2. Job[/]   {job}, submitted to {stack.orchestrator_url}")
         with cancelled_by_interrupt(orchestrator, job):
             report = watch(orchestrator, job, bars.update, stack.check)
-        model = orchestrator.job(job)["fine_tuned_model"]  # an alias may name the model before it for another second
+        done = orchestrator.job(job)
+        model = done["fine_tuned_model"]  # an alias may name the model before it for another second
         page = stack.config.home / "report.html"
         page.write_text(orchestrator.report_html(job), encoding="utf-8")
     console.print("\n[bold]3. Report[/]")
@@ -90,9 +91,16 @@ def run(stack: Stack, console: Console, job_body: Mapping[str, Any] = QUICKSTART
     with StudentClient(stack.student_url) as student:
         inputs = tuple(PredictionInput(input=sentence) for sentence in SENTENCES)
         answer = student.predict(PredictionRequest(model=model, inputs=inputs))
-    for sentence, prediction in zip(SENTENCES, answer.predictions, strict=True):
-        console.print(prediction_view(sentence, prediction, colours=console.color_system is not None))
+    asked = list(zip(inputs, answer.predictions, strict=True))
+    for one, prediction in asked:
+        console.print(prediction_view(one.input, prediction, colours=console.color_system is not None))
     console.print("\n[bold]5. Go on[/]", _next_steps(stack, job, page), highlight=False, soft_wrap=True)
+    return {
+        "job": done,
+        "report": report.model_dump(mode="json"),
+        "page": str(page),
+        "predictions": [{"input": one.input} | said.model_dump(mode="json") for one, said in asked],
+    }
 
 
 def _next_steps(stack: Stack, job: str, page: Path) -> str:

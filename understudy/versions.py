@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from understudy.aliases import Move, standing
 from understudy.artifacts import Artifact, ArtifactStore, check_alias
+from understudy.client import _Client
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, Conflict, ModelNotFound
 from understudy.evaluation.report import Report
 from understudy.schemas import TaskSpec
 
-__all__ = ["Shown", "Version", "Versions"]
+__all__ = ["Shown", "Version", "Versions", "VersionsClient"]
 
 
 class Version(BaseModel):
@@ -187,6 +188,27 @@ class Versions:
     def _file(self, artifact: Artifact, name: str) -> bytes:
         content: bytes = self.store.fs.cat_file(f"{self.store.root}/{artifact.id}/{name}")
         return content
+
+
+class VersionsClient(_Client):
+    """The versions of an orchestrator's store. `by` is not sent: the orchestrator knows whose key it is."""
+
+    def all(self) -> list[Version]:
+        return [Version.model_validate(one) for one in self._call("GET", "/v1/versions")["data"]]
+
+    def show(self, name: str) -> Shown:
+        return Shown.model_validate(self._call("GET", f"/v1/versions/{name}"))
+
+    def promote(
+        self, alias: str, version: str, *, by: str | None, force: bool = False, expected: str | None = None
+    ) -> Move:
+        del by
+        body = {"model": version, "force": force, "expected": expected}
+        return Move.model_validate(self._call("POST", f"/v1/models/{alias}/promote", json=body))
+
+    def rollback(self, alias: str, *, by: str | None, expected: str | None = None) -> Move:
+        del by
+        return Move.model_validate(self._call("POST", f"/v1/models/{alias}/rollback", json={"expected": expected}))
 
 
 def _asked(task: TaskSpec | None) -> Any:

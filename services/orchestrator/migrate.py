@@ -6,7 +6,9 @@ starts: a process that finds another revision there refuses to work. Several at 
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
@@ -100,10 +102,18 @@ def _adopt(sql: Connection, config: Config, tables: set[str]) -> None:
     command.stamp(config, "0001")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
+    """With `--check` nothing is changed, and the status is 1 where the database is not at this version's revision."""
+    parser = argparse.ArgumentParser(prog=COMMAND)
+    parser.add_argument("--check", action="store_true", help="only say whether it is at this version's revision")
+    only_check = parser.parse_args(arguments).check
     database = Database(Settings().database)
     try:
-        print(f"the database has revision {migrate(database)}")
+        if only_check:
+            check(database)
+            print("it is at the revision of this version")
+        else:
+            print(f"the database has revision {migrate(database)}")
     except UnderstudyError as error:
         print(error.message, file=sys.stderr)
         return 1
@@ -113,4 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

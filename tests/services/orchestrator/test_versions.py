@@ -14,7 +14,7 @@ from asgi_lifespan import LifespanManager
 
 from services.orchestrator.app import create_app
 from understudy.schemas import TaskSpec
-from understudy.versions_cli import VersionsClient
+from understudy.versions import VersionsClient
 
 pytestmark = pytest.mark.anyio
 

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import getpass
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from understudy.aliases import Move
-from understudy.artifacts import ArtifactStore
-from understudy.client import _Client
+from understudy.commands import complete
+from understudy.commands.output import Json, console, print_json, when
 from understudy.errors import UnderstudyError
-from understudy.versions import Shown, Version, Versions
 
-__all__ = ["VersionsClient", "app"]
+if TYPE_CHECKING:
+    from understudy.aliases import Move
+    from understudy.versions import Shown, Version
+
+__all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Versions of the published models, and which one serves under an alias.")
-console = Console(width=None if sys.stdout.isatty() else 100)
 
 Home = Annotated[Path, typer.Option(help="The folder of the stack whose artifacts are meant.")]
 Store = Annotated[
@@ -34,7 +31,6 @@ Store = Annotated[
 ]
 Url = Annotated[str | None, typer.Option(help="An orchestrator whose models are meant.")]
 Key = Annotated[str | None, typer.Option(help="Where the orchestrator wants a key.", envvar="UNDERSTUDY_API_KEY")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 Expected = Annotated[
     str | None, typer.Option("--expected", help="The artifact that the alias names now; else nothing is done.")
 ]
@@ -51,27 +47,6 @@ class _Door(Protocol):
     def rollback(self, alias: str, *, by: str | None, expected: str | None = None) -> Move: ...
 
 
-class VersionsClient(_Client):
-    """The versions of an orchestrator's store. `by` is not sent: the orchestrator knows whose key it is."""
-
-    def all(self) -> list[Version]:
-        return [Version.model_validate(one) for one in self._call("GET", "/v1/versions")["data"]]
-
-    def show(self, name: str) -> Shown:
-        return Shown.model_validate(self._call("GET", f"/v1/versions/{name}"))
-
-    def promote(
-        self, alias: str, version: str, *, by: str | None, force: bool = False, expected: str | None = None
-    ) -> Move:
-        del by
-        body = {"model": version, "force": force, "expected": expected}
-        return Move.model_validate(self._call("POST", f"/v1/models/{alias}/promote", json=body))
-
-    def rollback(self, alias: str, *, by: str | None, expected: str | None = None) -> Move:
-        del by
-        return Move.model_validate(self._call("POST", f"/v1/models/{alias}/rollback", json={"expected": expected}))
-
-
 @app.command("list")
 def list_models(
     home: Home = Path(".understudy"),
@@ -83,7 +58,7 @@ def list_models(
     """Every published model, the newest first: when, by which job, its accuracy and verdict, and who names it."""
     found = _door(home, artifacts, url, api_key).all()
     if as_json:
-        return _print_json([one.model_dump(mode="json") for one in found])
+        return print_json([one.model_dump(mode="json") for one in found])
     if not found:
         console.print("No model is published yet.")
         return
@@ -91,13 +66,15 @@ def list_models(
     for name in ("version", "alias", "published", "accuracy %", "job"):
         table.add_column(name, no_wrap=name == "version", overflow="fold")
     for one in found:
-        table.add_row(one.id, ", ".join(one.aliases), _when(one.created), _accuracy(one), one.job or "")
+        table.add_row(one.id, ", ".join(one.aliases), when(one.created), _accuracy(one), one.job or "")
     console.print(table)
 
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A version's id, or an alias, which has a history.")],
+    model: Annotated[
+        str, typer.Argument(autocompletion=complete.versions, help="A version's id, or an alias, which has a history.")
+    ],
     home: Home = Path(".understudy"),
     artifacts: Store = None,
     url: Url = None,
@@ -108,11 +85,11 @@ def show(
     with _as_arguments():
         found = _door(home, artifacts, url, api_key).show(model)
     if as_json:
-        return _print_json(found.model_dump(mode="json"))
+        return print_json(found.model_dump(mode="json"))
     lines = {
         "version": found.id,
         "aliases": ", ".join(found.aliases) or "none",
-        "published": _when(found.created),
+        "published": when(found.created),
         "job": found.job or "unknown",
         "recipe": found.recipe or "unknown",
         "task": f"{found.task.kind} {', '.join(found.task.labels)}".strip() if found.task else "unknown",
@@ -129,8 +106,10 @@ def show(
 
 @app.command()
 def promote(
-    alias: Annotated[str, typer.Argument(help="The name that moves, as production.")],
-    model: Annotated[str, typer.Argument(help="A version's id, or another alias, as canary.")],
+    alias: Annotated[str, typer.Argument(autocompletion=complete.aliases, help="The name that moves, as production.")],
+    model: Annotated[
+        str, typer.Argument(autocompletion=complete.versions, help="A version's id, or another alias, as canary.")
+    ],
     force: Annotated[bool, typer.Option("--force", help="Even where it answers another task.")] = False,
     expected: Expected = None,
     home: Home = Path(".understudy"),
@@ -147,7 +126,7 @@ def promote(
 
 @app.command()
 def rollback(
-    alias: Annotated[str, typer.Argument(help="The name that moves, as production.")],
+    alias: Annotated[str, typer.Argument(autocompletion=complete.aliases, help="The name that moves, as production.")],
     expected: Expected = None,
     home: Home = Path(".understudy"),
     artifacts: Store = None,
@@ -161,6 +140,9 @@ def rollback(
 
 
 def _door(home: Path, artifacts: str | None, url: str | None, api_key: str | None) -> _Door:
+    from understudy.artifacts import ArtifactStore
+    from understudy.versions import Versions, VersionsClient
+
     if url:
         return VersionsClient(url, api_key=api_key)
     return Versions(ArtifactStore(artifacts or home / "artifacts"))
@@ -178,13 +160,13 @@ def _as_arguments() -> Iterator[None]:
 
 def _tell(alias: str, move: Move, as_json: bool) -> None:
     if as_json:
-        return _print_json(move.model_dump(mode="json"))
+        return print_json(move.model_dump(mode="json"))
     console.print(f"{escape(alias)}  {_moved(move)}", highlight=False, soft_wrap=True)
 
 
 def _moved(move: Move) -> str:
     by = f" by {move.by}" if move.by else ""
-    return escape(f"{_when(move.at)}  {move.how}{by}: {move.before or 'nothing'} -> {move.artifact}")
+    return escape(f"{when(move.at)}  {move.how}{by}: {move.before or 'nothing'} -> {move.artifact}")
 
 
 def _accuracy(one: Version) -> str:
@@ -193,16 +175,8 @@ def _accuracy(one: Version) -> str:
     return f"{100 * one.accuracy:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
-def _when(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 def _user() -> str | None:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # in a container whose user has no name
         return None
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))

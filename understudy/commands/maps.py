@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from understudy.attribution.heatmap import to_html
 from understudy.attribution.terminal import attribution_view, comparison_view, faithfulness_view, words_view
 from understudy.attribution.verdict import sentences
 from understudy.client import TeacherClient
+from understudy.commands.output import aside, progress
 from understudy.errors import InvalidRequest
 from understudy.explain import (
     Explainer,
@@ -82,7 +82,7 @@ def answering(
     elif model is None:
         raise InvalidRequest("name the model: a folder, an artifact, a hub name; or a running teacher with --url")
     else:
-        with Console(stderr=True).status(f"Loading {model} ..."):
+        with aside.status(f"Loading {model} ..."):
             loaded = load(model, store=store, device=device, dtype=dtype, batch=batch)
         yield loaded
 
@@ -95,7 +95,7 @@ def show_maps(
         raise InvalidRequest("the lines of a file do not say which method they are of: name one", param="out")
     found: list[_Found] = []
     total = len(source.questions) * len(methods)
-    with _lines(to.lines) as add, _progress() as step:
+    with _lines(to.lines) as add, progress("explained") as step:
         for name, settings in methods:
             found.append(_Found(most=None if to.html or to.json or not source.file else SHOWN))
             asked = options.model_copy(update={"method": name, "settings": settings})
@@ -124,7 +124,7 @@ def show_comparison(
         raise InvalidRequest("methods are compared in this process: name the model itself with --model", param="url")
     if to.html or to.lines or options.rows:
         raise InvalidRequest("a comparison has no maps: leave out --html, --out and --rows", param="compare")
-    with _progress() as step:
+    with progress("explained") as step:
         found = compare(explainer, source, methods, options, step)
     if to.json:
         print(json.dumps({"model": explainer.name, **dataclasses.asdict(found), "sentences": sentences(found)}))
@@ -135,16 +135,6 @@ def show_comparison(
 
 def _lines(path: Path | None) -> AbstractContextManager[Callable[[str], None]]:
     return write_aside(path) if path else nullcontext(lambda _: None)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal: call it with how many are done, and of how many."""
-    console = Console(stderr=True)
-    columns = (TextColumn("  explained"), BarColumn(bar_width=22), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _page(found: Sequence[_Found]) -> str:

@@ -10,23 +10,21 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from understudy.commands.output import Json, aside, console, print_json, when
 from understudy.errors import InvalidRequest, StageFailed, from_body
 from understudy.keys import Scope
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="API keys of the orchestrator: who may read, submit jobs, or do all.")
-console = Console(width=None if sys.stdout.isatty() else 120)
 
 _COMMAND = (sys.executable, "-m", "services.orchestrator.admin", "keys")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -34,7 +32,6 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 Home = Annotated[
     Path | None, typer.Option(help="The folder of the stack that is meant; else what the service's own settings say.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
 
 
 @app.command()
@@ -58,10 +55,9 @@ def create(
     given = [part for option, value in quotas.items() if value is not None for part in (option, str(value))]
     made = _ask(home, "create", "--scope", scope, *given, "--", name)
     if as_json:
-        return _print_json(made)
+        return print_json(made)
     print(made["key"])
-    note = Console(stderr=True, width=console.width)
-    note.print(
+    aside.print(
         f"[dim]{made['id']}, {scope}, {_until(made)}. The key is shown this once. Send it as "
         "'Authorization: Bearer ...'; the command line takes it from UNDERSTUDY_API_KEY.[/]",
         highlight=False,
@@ -74,18 +70,18 @@ def list_keys(home: Home = None, as_json: Json = False) -> None:
     """Every key, the newest first: whose, for what, how long, when last used, and its quotas."""
     found = _ask(home, "list")["data"]
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     if not found:
         console.print("There is no key: only this machine may use the service, and needs none.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("id", "name", "scope", "key", "state", "last used", "quotas"):
-        table.add_column(column, overflow="fold", no_wrap=column == "id")
+    for column in ("id\nname", "scope\nkey", "state\nlast used", "quotas"):
+        table.add_column(column, overflow="fold", no_wrap=column == "id\nname")
     for one in found:
         state = one["state"] if one["state"] != "active" else _until(one)
-        used = _when(one["last_used_at"]) if one["last_used_at"] else "never"
-        cells = (one["id"], one["name"], one["scope"], one["hint"], state, used, _quotas(one["quotas"]))
-        table.add_row(*map(escape, cells))
+        used = when(one["last_used_at"]) if one["last_used_at"] else "never used"
+        cells = (f"{one['id']}\n{one['name']}", f"{one['scope']}\n{one['hint']}", f"{state}\n{used}")
+        table.add_row(*map(escape, (*cells, _quotas(one["quotas"]))))
     console.print(table)
 
 
@@ -98,7 +94,7 @@ def revoke(
     """Shut a key out for good. What it has made stays."""
     found = _ask(home, "revoke", "--", key_id)
     if as_json:
-        return _print_json(found)
+        return print_json(found)
     console.print(
         f"{found['id']} ({escape(found['name'])}) opens nothing any more, within a few seconds.", highlight=False
     )
@@ -126,18 +122,10 @@ def _seconds(text: str) -> float:
 
 
 def _until(key: dict[str, Any]) -> str:
-    return f"until {_when(key['expires_at'])}" if key["expires_at"] else "no end"
+    return f"until {when(key['expires_at'])}" if key["expires_at"] else "no end"
 
 
 def _quotas(quotas: dict[str, int | None]) -> str:
     """`{"max_active_jobs": 3}` -> `3 active jobs`."""
     named = {"max_active_jobs": "active jobs", "max_jobs_per_day": "jobs a day", "max_stored_bytes": "bytes"}
     return ", ".join(f"{value:,} {named[name]}" for name, value in quotas.items() if value is not None)
-
-
-def _when(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
