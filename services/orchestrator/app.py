@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.orchestrator.access import Door, check_scopes
 from services.orchestrator.broker import create_celery, sender
+from services.orchestrator.comparison import Comparisons
 from services.orchestrator.context import Context, Send
 from services.orchestrator.dispatch import Sweeper
 from services.orchestrator.dry import DryRun
@@ -18,10 +19,12 @@ from services.orchestrator.follow import Followers
 from services.orchestrator.garbage import Janitor
 from services.orchestrator.keys import KeyStore
 from services.orchestrator.metrics import WorkMetrics
-from services.orchestrator.routes import files, jobs, models, versions
+from services.orchestrator.routes import files, jobs, models, versions, views
 from services.orchestrator.routes.away import answer_while_away
+from services.orchestrator.routes.dashboard import dashboard_paths, serve_dashboard
 from services.orchestrator.routes.state import State
 from services.orchestrator.settings import Settings
+from services.orchestrator.watch import Watchers
 from understudy.errors import Unavailable
 from understudy.metrics import Metrics
 from understudy.web import make_app
@@ -44,19 +47,23 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         janitor.start()
         work = WorkMetrics(context.database, context.clock)
         metrics.registry.register(work)
+        comparisons = Comparisons(context, chosen)
         yield {
             "context": context,
             "keys": KeyStore(context.database, context.clock),
             "sweeper": sweeper,
             "followers": Followers(context, stopping=lambda: bool(app.state.draining)),
+            "watchers": Watchers(context, stopping=lambda: bool(app.state.draining)),
+            "comparisons": comparisons,
             "dry_run": DryRun(context, stopping=lambda: bool(app.state.draining)),
         }
         metrics.registry.unregister(work)
         await run_in_threadpool(janitor.stop)
         await run_in_threadpool(sweeper.stop)
+        comparisons.close()
         context.close()
 
-    routers = [module.router for module in (files, jobs, models, versions)]
+    routers = [module.router for module in (files, jobs, models, versions, views)]
     check_scopes(routers)
     app = make_app(
         "Understudy orchestrator",
@@ -66,10 +73,12 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         max_body=chosen.max_body_bytes,
         max_body_at={"/v1/files": chosen.max_upload_bytes + MULTIPART_OVERHEAD},
         guard=Door(chosen),
+        open_paths=dashboard_paths(),
         metrics=metrics,
     )
     for router in routers:
         app.include_router(router)
+    serve_dashboard(app)
     answer_while_away(app)
     return app
 

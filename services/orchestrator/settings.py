@@ -38,6 +38,10 @@ class Settings(GuardedSettings):
     teacher_urls: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:8001",)
     teacher_api_key: str | None = Field(default=None, repr=False)
     """The key that the teachers ask for, where they ask for one."""
+    student_url: str | None = None
+    """The student service that comparisons ask; None: there are none."""
+    student_api_key: str | None = Field(default=None, repr=False)
+    """The key that the student service asks for, where it asks for one."""
     teacher_max_examples: int = Field(default=32, ge=1)
     """Examples of one request to a teacher. A teacher that accepts fewer says so, and the request is halved."""
     teacher_patience: float = Field(default=120.0, gt=0)

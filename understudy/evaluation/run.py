@@ -5,6 +5,7 @@ Nothing is chosen here by looking at the test split. Students are asked through 
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -31,7 +32,10 @@ from understudy.schemas import Example, Prediction, PredictionInput
 from understudy.serving.base import Engine
 from understudy.serving.hf import HFEngine
 
-__all__ = ["ArmResult", "EvaluateSpec", "RowCounts", "TeacherFacts", "answers", "evaluate"]
+__all__ = ["ANSWERS", "ArmResult", "EvaluateSpec", "RowCounts", "TeacherFacts", "answers", "evaluate"]
+
+ANSWERS = "answers.jsonl"
+"""The published student's answers to a sample of the annotated rows, beside the report."""
 
 _CHUNK = 256  # test rows between two words of progress
 _WARM_UP, _TIMED_CALLS, _TIMED_SECONDS = 3, 50, 5.0
@@ -59,7 +63,7 @@ def evaluate(spec: EvaluateSpec, out: Path, emit: Callable[[int, int], None]) ->
         before, total = len(answered) * len(test), len(spec.arms) * len(test)
         answered.append(_answer(spec, arm, test, lambda done, before=before, total=total: emit(before + done, total)))  # type: ignore[misc]
     run = next(one for one in answered if one.arm == published(spec))
-    explained = _explain(spec, test, run)
+    explained = _explain(spec, test, run, out / ANSWERS)
     report = assemble(spec, test, teacher, answered, explained, _machine(spec.device))
     report = report.model_copy(update={"temperature": _temperature(spec, test, run)})
     out.mkdir(parents=True, exist_ok=True)
@@ -114,8 +118,11 @@ def answers(engine: Engine, test: Sequence[Example], emit: Callable[[int], None]
     return said
 
 
-def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Explained:
-    """The published student's reasons for a few test rows, and for a sample of the rows that the teacher annotated."""
+def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered, kept: Path) -> Explained:
+    """The published student's reasons for a few test rows, and for a sample of the rows that the teacher annotated.
+
+    Its answers to that sample are kept as JSON lines, each with the row's `place` among the annotated ones.
+    """
     engine = HFEngine.load(run.arm.model, device=spec.device)
     annotated = read_annotated(*spec.annotated) if spec.annotated else []
     rows = sample(annotated)
@@ -125,6 +132,11 @@ def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Expl
 
     places = drawn(test, run.right)
     profiled = ask(sorted(test, key=draw)[:SAMPLE])
+    said = ask([row.example for row in rows])
+    place_of = {row.example.id: place for place, row in enumerate(annotated)}
+    lines = [json.dumps({"place": place_of[str(one.id)], **one.model_dump(mode="json")}) + "\n" for one in said]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("".join(lines), encoding="ascii")
     return Explained(
         places=places,
         shown=ask([test[place] for place in places]),
@@ -132,7 +144,7 @@ def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered) -> Expl
         words_dropped=sum(one.dropped_words for one in profiled),
         annotated=annotated,
         sample=rows,
-        words=[one.words or () for one in ask([row.example for row in rows])],
+        words=[one.words or () for one in said],
     )
 
 

@@ -231,13 +231,16 @@ class _Narrator:
         self._labels = labels
         self._name = name
         self._told = time.monotonic()
+        self._loss: float | None = None  # the last one that no line has told
 
     def __call__(self, value: Mapping[str, Any]) -> None:
         event = TrainEvent.model_validate(value)
         self._grip.progress(event.step, event.total_steps)
         validated = event.validation_accuracy is not None
+        self._loss = event.loss if event.loss is not None else self._loss
         if not validated and (event.loss is None or time.monotonic() - self._told < METRICS_SECONDS):
             return
+        event, self._loss = event.model_copy(update={"loss": self._loss}), None
         self._told = time.monotonic()
         figures = [f"training loss {event.loss:.4f}"] if event.loss is not None else []
         figures += [f"validation accuracy {event.validation_accuracy:.4f}"] if validated else []

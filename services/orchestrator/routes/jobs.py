@@ -44,7 +44,7 @@ from understudy.errors import InvalidRequest, NotFound
 from understudy.evaluation.report import Report
 from understudy.schemas import RejectedRow
 
-__all__ = ["router"]
+__all__ = ["EVENT_STREAM", "STREAM_HEADERS", "router"]
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 
@@ -52,7 +52,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["jobs"])
 _PAGE_POLICY = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
 
 EVENT_STREAM = "text/event-stream"
-_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is nginx's
+STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # the latter is nginx's
 
 After = Annotated[str | None, Query(description="the id of the last object of the page before")]
 
@@ -146,7 +146,7 @@ def events(
         story = followers.follow(job_id, last_event_id or after, still=lambda: keys.still(caller))
         if story is None:
             return Response(status_code=204)  # a browser's EventSource reconnects for ever, unless it is told this
-        return StreamingResponse(story, media_type=EVENT_STREAM, headers=_STREAM_HEADERS)
+        return StreamingResponse(story, media_type=EVENT_STREAM, headers=STREAM_HEADERS)
     context.jobs.get(job_id)
     found, more = context.jobs.events(job_id, after, limit)
     return Page(data=[event_object(one) for one in found], has_more=more)

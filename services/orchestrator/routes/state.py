@@ -7,12 +7,14 @@ from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Header, Request, Response
 
+from services.orchestrator.comparison import Comparisons
 from services.orchestrator.context import Context
 from services.orchestrator.dispatch import Sweeper
 from services.orchestrator.dry import DryRun
 from services.orchestrator.follow import Followers
 from services.orchestrator.idempotency import HEADER, REPLAYED, Replay
 from services.orchestrator.keys import KeyStore
+from services.orchestrator.watch import Watchers
 from understudy.keys import Caller
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "Scope",
     "State",
     "TheCaller",
+    "TheComparisons",
     "TheContext",
     "TheDryRun",
     "TheFollowers",
     "TheKeys",
     "TheSweeper",
+    "TheWatchers",
     "answered",
     "replayed",
 ]
@@ -36,7 +40,9 @@ class State(TypedDict):
     keys: KeyStore
     sweeper: Sweeper
     followers: Followers
+    watchers: Watchers
     dry_run: DryRun
+    comparisons: Comparisons
 
 
 def _context(request: Request) -> Context:
@@ -89,6 +95,16 @@ def _dry_run(request: Request) -> DryRun:
     return request.state.dry_run
 
 
+def _watchers(request: Request) -> Watchers:
+    return request.state.watchers
+
+
+def _comparisons(request: Request) -> Comparisons:
+    return request.state.comparisons
+
+
+TheComparisons = Annotated[Comparisons, Depends(_comparisons)]
+TheWatchers = Annotated[Watchers, Depends(_watchers)]
 TheDryRun = Annotated[DryRun, Depends(_dry_run)]
 TheFollowers = Annotated[Followers, Depends(_followers)]
 TheCaller = Annotated[Caller, Depends(_caller)]
