@@ -130,7 +130,9 @@ class Attributions(Sequence[Attribution]):
 
     def _view(self, most: int, *, colours: bool) -> RenderableType:
         shown = zip(self.texts[:most], self.answer.results[:most], strict=True)
-        views: Iterator[RenderableType] = (attribution_view(text, one, colours=colours) for text, one in shown)
+        views: list[RenderableType] = []
+        for text, one in shown:
+            views += [*([""] if views else []), attribution_view(text, one, colours=colours)]
         return Group(*views, *([f"\n  and {len(self) - most:,} more"] if len(self) > most else []))
 
     def _page(self, most: int) -> str:
