@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import structlog
+from stand.network import HERE
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -28,7 +29,7 @@ _connect = socket.socket.connect
 def _guarded_connect(self: socket.socket, address: Any) -> None:
     if self.family in (socket.AF_INET, socket.AF_INET6):
         host = "127.0.0.1" if address[0] == "localhost" else address[0]
-        if not ipaddress.ip_address(host).is_loopback:
+        if not ipaddress.ip_address(host).is_loopback and host not in HERE:
             raise AssertionError(f"a test tried to reach {address}: tests talk to this machine only")
     _connect(self, address)
 

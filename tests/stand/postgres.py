@@ -16,6 +16,8 @@ from typing import Any
 
 import psycopg
 
+from stand.network import Host
+
 __all__ = ["Postgres", "find_binaries", "private_server"]
 
 START_SECONDS = 60.0
@@ -34,10 +36,12 @@ def find_binaries() -> Path | None:
 class Postgres:
     """A server without a network, in a folder of its own, which a test can stop, kill and start again.
 
-    PostgreSQL refuses to run as root, so that for root it runs as `postgres`, or as `nobody` where there is none.
+    PostgreSQL refuses to run as root, so that for root it runs as `postgres`, or as `nobody` where there is none. On a
+    `host` it listens at that host's address, port 5432, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host | None = None) -> None:
+        self._host = host
         binaries = find_binaries()
         assert binaries is not None
         self._binaries = binaries
@@ -50,15 +54,28 @@ class Postgres:
         self._server: subprocess.Popen[bytes] | None = None
         init = ["-D", self._data, "-U", "understudy", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
         assert self._run("initdb", *init).wait() == 0, "initdb failed"
+        if host is not None:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all 0.0.0.0/0 trust\n")
 
     def url(self, database: str) -> str:
+        if self._host is not None:
+            return f"postgresql+psycopg://understudy@{self._host.address}/{database}"
         return f"postgresql+psycopg://understudy@/{database}?host={self._folder}"
 
     def start(self) -> None:
         """Start it where it does not run, and wait until it answers."""
         if self._server is not None:
             return
-        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self._folder}"]
+        listen = self._host.address if self._host is not None else ""
+        options = [
+            "-c",
+            f"listen_addresses={listen}",
+            "-c",
+            "fsync=off",
+            "-c",
+            f"unix_socket_directories={self._folder}",
+        ]
         self._server = self._run("postgres", "-D", self._data, *options)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -93,7 +110,10 @@ class Postgres:
     def _run(self, command: str, *arguments: object) -> subprocess.Popen[bytes]:
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": {"PATH": os.defpath}}
         words = [str(self._binaries / command), *map(str, arguments)]
-        return subprocess.Popen(words, cwd=self._folder, **quiet, **self._as_user)
+        if self._host is None:
+            return subprocess.Popen(words, cwd=self._folder, **quiet, **self._as_user)
+        user = [f"--reuid={self._as_user['user']}", f"--regid={self._as_user['group']}", "--clear-groups"]
+        return subprocess.Popen([*self._host.prefix, "setpriv", *user, *words], cwd=self._folder, **quiet)
 
 
 @contextmanager
