@@ -89,7 +89,7 @@ def _known(job: Mapping[str, Any]) -> dict[str, str | Text]:
     ended = f", ended {_moment(job['finished_at'])}" if job["finished_at"] else ""
     return {
         "job": job["id"],
-        "state": Text(job["status"], _STYLES.get(job["status"], "")).append(f" in phase {job['phase']}", "dim"),
+        "state": _state(job),
         "made": f"{_moment(job['created_at'])}{ended}, {duration(took)} in all",
         "ready": f"about {_moment(job['estimated_finish'])}" if job.get("estimated_finish") else "",
         "student": job["model"],
@@ -99,6 +99,11 @@ def _known(job: Mapping[str, Any]) -> dict[str, str | Text]:
         "cost": _cost(job),
         "metadata": ", ".join(f"{name}={value}" for name, value in (job.get("metadata") or {}).items()),
     }
+
+
+def _state(job: Mapping[str, Any]) -> Text:
+    state = Text(job["status"], _STYLES.get(job["status"], ""))
+    return state if job["status"] == "succeeded" else state.append(f" in phase {job['phase']}", "dim")
 
 
 def _rows(rows: Mapping[str, int]) -> str:

@@ -37,7 +37,7 @@ def judged_view(found: Judged) -> RenderableType:
         parts.append(bullet(f"{found.against}: {percent(one.value)} % [{percent(one.low)}, {percent(one.high)}]", "·"))
         parts += [
             verdict_line(found.comparison),
-            bullet("One model against one on these rows; their recipes may differ less.", "·", "dim"),
+            bullet("That is one model against one, on such rows; it says nothing of their recipes.", "·", "dim"),
         ]
     return Group(*parts, *(bullet(note, "·", "yellow") for note in _shortcomings(found)))
 
@@ -96,6 +96,10 @@ def _shortcomings(found: Judged) -> list[str]:
         named = "; ".join(f"line {one.line}: {one.output}" for one in found.outside)
         count = "1 row has" if found.outside_rows == 1 else f"{found.outside_rows:,} rows have"
         notes.append(f"{count} an answer that is none of the model's labels, which counts as wrong: {named}")
+    if found.against_outside_rows > found.outside_rows:
+        notes.append(
+            f"{found.against} lacks the answer's label in {found.against_outside_rows:,} rows, which are lost to it"
+        )
     if found.truncated:
         notes.append(f"{found.truncated:,} rows were longer than the model's window and were cut")
     if found.rejected_rows:

@@ -73,6 +73,7 @@ class Judged(Part):
     rejected: tuple[str, ...]
     against: str | None = None
     against_accuracy: Estimate | None = None
+    against_outside_rows: int = 0
     comparison: Comparison | None = None
 
 
@@ -101,7 +102,7 @@ def judge(
         raise InvalidRequest(f"no row of '{path.name}' can be judged: {'; '.join(rejected[:3]) or 'it has no rows'}")
     task = student.task or TaskSpec()
     right = correctness(task, [one.label for one in given], rows)
-    outside = [row for row in rows if task.labels and row.output not in task.labels]
+    outside = _outside(task, rows)
     says, chance = baseline(task, [row.output for row in rows], rows)
     figures = _by_label(task, rows, given)
     scored = [one.f1 or 0.0 for one in figures if one.rows]
@@ -124,10 +125,21 @@ def judge(
     )
     if against is None:
         return found
-    theirs = correctness(against.task or task, [one.label for one in other], rows)
+    theirs_task = against.task or task
+    theirs = correctness(theirs_task, [one.label for one in other], rows)
     names = (student.name, against.name) if student.name != against.name else ("the model", "the other")
-    compared = Comparison.of(*names, compare({0: right}, {0: theirs}))
-    return found.model_copy(update={"against": against.name, "against_accuracy": share(theirs), "comparison": compared})
+    return found.model_copy(
+        update={
+            "against": against.name,
+            "against_accuracy": share(theirs),
+            "against_outside_rows": len(_outside(theirs_task, rows)),
+            "comparison": Comparison.of(*names, compare({0: right}, {0: theirs})),
+        }
+    )
+
+
+def _outside(task: TaskSpec, rows: Sequence[SourceRow]) -> list[SourceRow]:
+    return [row for row in rows if task.labels and row.output not in task.labels]
 
 
 def _rows(path: Path, rejected: list[str]) -> Iterator[SourceRow]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +13,11 @@ from rich.markup import escape
 
 from understudy.commands import complete
 from understudy.commands.exits import EPILOG
-from understudy.commands.fields import option_of
+from understudy.commands.fields import option_of, wrong_use
 from understudy.commands.output import Json, console, meanwhile, print_json
 from understudy.commands.service import DEFAULT_HOME, Home, Key, Url, orchestrator
 from understudy.commands.stack import failed_job
-from understudy.errors import InvalidRequest, NotFound
+from understudy.errors import InvalidRequest, NotFound, UnderstudyError, UnknownName
 
 if TYPE_CHECKING:
     from understudy.client import OrchestratorClient
@@ -30,17 +29,8 @@ app = typer.Typer(
 )
 
 
-class State(StrEnum):
-    """OpenAI's states, and ours."""
-
-    VALIDATING_FILES = "validating_files"
-    QUEUED = "queued"
-    RUNNING = "running"
-    PAUSED = "paused"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
+STATES = ("validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled")
+"""OpenAI's states, and ours."""
 
 JobId = Annotated[
     str, typer.Argument(metavar="JOB", help="Its id, as `jobs list` shows it.", autocompletion=complete.jobs)
@@ -51,7 +41,14 @@ EVENTS = 8
 
 @app.command("list")
 def list_jobs(
-    state: Annotated[list[State] | None, typer.Option(help="Only jobs in this state; repeatable.")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STATE",
+            help="Only jobs in this state; repeatable.",
+            autocompletion=lambda incomplete: [one for one in STATES if one.startswith(incomplete)],
+        ),
+    ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs that have it; repeatable.")
     ] = None,
@@ -62,7 +59,9 @@ def list_jobs(
     as_json: Json = False,
 ) -> None:
     """The jobs, the newest first: their states, students and results."""
-    wanted = dict(map(_pair, metadata or ()))
+    with wrong_use("--state", "--metadata"):
+        _check(state or ())
+        wanted = dict(map(_pair, metadata or ()))
     with orchestrator(url, home, api_key) as client:
         jobs = client.each_job(metadata=wanted)
         found = list(islice((job for job in jobs if not state or job["status"] in state), limit))
@@ -164,12 +163,21 @@ def _near(client: OrchestratorClient, job_id: str) -> Iterator[None]:
     """Say which job was probably meant where there is none of that id."""
     try:
         yield
-    except NotFound as error:
+    except UnderstudyError as error:
+        error.param = "JOB" if error.param == "fine_tuning_job_id" else error.param
+        if not isinstance(error, NotFound):
+            raise
         known = [job["id"] for job in client.jobs()]
         near = [one for one in known if one.startswith(job_id)] or get_close_matches(job_id, known, n=1)
         if job_id not in known and near:
             error.message += f". Did you mean '{near[0]}'?"
         raise
+
+
+def _check(states: Sequence[str]) -> None:
+    for one in states:
+        if one not in STATES:
+            raise UnknownName.among("state", one, STATES, param="--state")
 
 
 def _pair(text: str) -> tuple[str, str]:

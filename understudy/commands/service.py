@@ -25,15 +25,15 @@ Url = Annotated[str | None, typer.Option(help="An orchestrator; else the local s
 
 
 def address(url: str | None, home: Path) -> tuple[str, str]:
-    """The orchestrator's address and why it is that one."""
+    """The orchestrator's address, and a sentence on why it is that one where it was not named."""
     from understudy.stack import addresses
 
     if url:
-        return url, "as it was named"
+        return url, ""
     for folder in (home, home / "quickstart"):
         if found := addresses(folder):
-            return found["orchestrator"], f"the stack of {folder}"
-    return USUAL, "the usual one: no stack runs in this folder"
+            return found["orchestrator"], f"That is the stack of {folder}. "
+    return USUAL, f"That is the usual address: no stack runs in {home}. "
 
 
 @contextmanager
@@ -47,5 +47,5 @@ def orchestrator(url: str | None, home: Path, api_key: str | None) -> Iterator[O
             yield client
     except Unavailable as error:
         if "does not answer" in error.message:
-            error.message += f" (The address is {why}. `understudy up` starts a stack, --url names another.)"
+            error.message += f" {why}`understudy up` starts a stack; --url names another."
         raise

@@ -12,9 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 import psutil
 
+from understudy.client import OrchestratorClient
 from understudy.doctor.finding import Finding, Place
 from understudy.environment import cores, cpu_name
-from understudy.errors import Unavailable
+from understudy.errors import Unavailable, UnderstudyError
+from understudy.jobs import ENDED
 from understudy.ports import holder
 from understudy.stack import StackConfig, addresses, broker_command
 
@@ -47,16 +49,31 @@ def disk(place: Place) -> Iterator[Finding]:
     home = place.home.absolute()
     folder = next(one for one in (home, *home.parents) if one.exists())
     free = shutil.disk_usage(folder).free
+    needed = _needed(place)
     says = f"{free / 2**30:.1f} GiB free for {place.home}"
+    says += f"; its jobs at work need about {needed / 2**30:.1f}" if needed else ""
     fix = "understudy gc --now, or --home FOLDER on a larger disk"
     if not os.access(folder, os.W_OK):
         yield Finding("disk", "problem", f"{folder} cannot be written", "--home FOLDER, one that you may write to")
-    elif free < NO_DISK:
+    elif free < max(NO_DISK, needed):
         yield Finding("disk", "problem", f"{says}: a job would fail", fix)
     elif free < LITTLE_DISK:
         yield Finding("disk", "warning", f"{says}: enough for small models; --dry-run tells what a job needs", fix)
     else:
         yield Finding("disk", "ok", says)
+
+
+def _needed(place: Place) -> float:
+    """Bytes that the jobs of the folder's stack are estimated to write; 0 where none is at work or nobody says."""
+    found = addresses(place.home)
+    if not found:
+        return 0
+    try:
+        with OrchestratorClient(found["orchestrator"], api_key=place.api_key, timeout=CONNECT_SECONDS) as client:
+            active = [job for job in client.jobs() if job["status"] not in ENDED]
+    except UnderstudyError:
+        return 0
+    return float(sum((job.get("estimate") or {}).get("disk_bytes") or 0 for job in active))
 
 
 def broker(_: Place) -> Iterator[Finding]:
