@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import httpx
 
+from understudy import sockets
 from understudy.errors import InternalError, InvalidRequest, NotFound, Unavailable, UnderstudyError, from_body
 from understudy.schemas import (
     Attribution,
@@ -58,8 +59,9 @@ class _Client:
         self.base_url = base_url.rstrip("/")
         headers = {"Authorization": f"Bearer {_sendable(api_key)}"} if api_key else {}
         # trust_env off: these are our own addresses, and a proxy from the environment must not see the texts.
+        chosen = transport or httpx.HTTPTransport(trust_env=False, socket_options=sockets.options())
         self._http = httpx.Client(
-            base_url=self.base_url, headers=headers, transport=transport, timeout=timeout, trust_env=False
+            base_url=self.base_url, headers=headers, transport=chosen, timeout=timeout, trust_env=False
         )
 
     def __enter__(self) -> Self:

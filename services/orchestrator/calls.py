@@ -15,6 +15,8 @@ from contextvars import ContextVar
 
 import httpx
 
+from understudy import sockets
+
 __all__ = ["Check", "WholeCall", "terms"]
 
 Check = Callable[[], None]
@@ -48,7 +50,9 @@ class WholeCall(httpx.BaseTransport):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
         self._thread.start()
-        self._network = httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_connections=None))
+        self._network = httpx.AsyncHTTPTransport(
+            trust_env=False, limits=httpx.Limits(max_connections=None), socket_options=sockets.options()
+        )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         seconds, check = _terms.get()
