@@ -22,7 +22,7 @@ Over HTTP, the T5 shape with two labels in int8 on CTranslate2, one text a reque
     litserve_over_ours, bentoml_over_ours          64 callers: their time for the same requests over ours
     litserve_p99_over_ours, bentoml_p99_over_ours  and the slowest hundredth of their answers over that of ours
     burst_p99_ratio          requests that come by chance at 80 % of saturation, then ten times as many: the slowest
-                             hundredth of the accepted ones over that before. `--soak` holds the load for 10 minutes
+                             hundredth of the accepted ones over that before
     held_memory_growth       what the service's memory grows by in that time, as a share
 
 The peers serve the same engine with one thread, one worker and the dynamic batching of their documentation, at the
@@ -35,6 +35,9 @@ finds ours:
     python benchmarks/bench_serving.py --peers PEERS/bin/python
 
 A figure is null where the package is not installed or the peers are not given.
+
+`--soak` measures the last two alone, with the load held for 10 minutes, into the field `soak` of the result; a run
+without it leaves that field as it is.
 
 Writes `results/serving.json` (not with --quick) and ends with one line of JSON.
 """
@@ -54,7 +57,7 @@ from typing import Any
 
 import torch
 from peers.machine import machine
-from peers.over_http import Load, OverHttp, measure
+from peers.over_http import Load, OverHttp, measure, soak
 from peers.rounds import Variant, in_turns, ratios, timed
 from peers.subject import make_subject
 from transformers import DistilBertConfig
@@ -120,6 +123,9 @@ def main() -> None:
             count=max(size.single, BATCH * size.batches, size.http.requests),
         )
         texts = [PredictionInput(input=example.input) for example in subject.examples]
+        if options.soak:
+            _soak(subject.folder, texts, size)
+            return
         over_http = _over_http(subject.folder, texts, size, options)
         figures: Figures = {
             **over_http.figures,
@@ -127,12 +133,16 @@ def main() -> None:
             **_classified(Path(place) / "encoder", texts, size),
         }
     if not options.quick:
-        RESULT.write_text(
-            json.dumps(_result(options, size, subject.facts, figures, over_http), indent=1) + "\n", encoding="utf-8"
-        )
+        _write(_result(options, size, subject.facts, figures, over_http) | {"soak": _written_before().get("soak")})
+    _tell(figures)
+
+
+def _tell(figures: Figures) -> None:
     medians = {name: found["median"] if found else None for name, found in figures.items()}
     for goals, bound in ((AT_LEAST, "at least"), (AT_MOST, "at most")):
         for name, goal in goals.items():
+            if name not in medians:
+                continue
             reached = medians[name]
             print(f"{name}: {'not measured' if reached is None else reached}, goal {bound} {goal}")
     print(json.dumps(medians))
@@ -143,7 +153,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="tiny shapes, under a minute, nothing written: no goal is for them"
     )
-    parser.add_argument("--soak", action="store_true", help="hold the load for 10 minutes before the burst")
+    parser.add_argument("--soak", action="store_true", help="only the load, held for 10 minutes, and the burst")
     parser.add_argument("--peers", type=Path, help="the Python of an environment with LitServe and BentoML")
     parser.add_argument("--threads", type=int, default=1, help="of every engine in this process; servers have one")
     parser.add_argument("--tokenizer", type=Path, help="a folder with a tokenizer of T5")
@@ -154,9 +164,25 @@ def _options() -> argparse.Namespace:
 def _over_http(folder: Path, texts: Sequence[PredictionInput], size: Size, options: argparse.Namespace) -> OverHttp:
     _describe(folder, LABELS[:2])
     export(folder, SERVED)
-    load = replace(size.http, held=SOAK_SECONDS) if options.soak else size.http
     peers = options.peers and options.peers.absolute()  # not resolved: a link names the environment
-    return measure(folder, SERVED, [row.input for row in texts], load, peers)
+    return measure(folder, SERVED, [row.input for row in texts], size.http, peers)
+
+
+def _soak(folder: Path, texts: Sequence[PredictionInput], size: Size) -> None:
+    _describe(folder, LABELS[:2])
+    export(folder, SERVED)
+    found = soak(folder, SERVED, [row.input for row in texts], replace(size.http, held=SOAK_SECONDS))
+    if size is FULL:
+        _write(_written_before() | {"soak": found.facts | {"machine": machine(), "figures": found.figures}})
+    _tell(found.figures)
+
+
+def _written_before() -> dict[str, Any]:
+    return dict(json.loads(RESULT.read_bytes())) if RESULT.is_file() else {}
+
+
+def _write(result: Mapping[str, Any]) -> None:
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _written(folder: Path, texts: Sequence[PredictionInput], size: Size) -> Figures:

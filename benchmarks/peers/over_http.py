@@ -25,7 +25,7 @@ from understudy.serving.export import open_exported
 from understudy.serving.hf import HFEngine
 from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, REPORT, EngineReport, EngineResult
 
-__all__ = ["Load", "OverHttp", "measure"]
+__all__ = ["Load", "OverHttp", "measure", "soak"]
 
 CALLERS = 64
 BUDGETS = (256, 512, 1024, 2048)
@@ -71,13 +71,7 @@ class OverHttp:
 
 def measure(folder: Path, name: str, texts: Sequence[str], load: Load, peers: Path | None) -> OverHttp:
     """Everything over HTTP, of a model folder with one engine. `peers` is the Python that has LitServe and BentoML."""
-    report = EngineReport(
-        min_agreement=MIN_AGREEMENT,
-        max_drop=MAX_DROP,
-        threads=1,
-        results=(EngineResult(name=name, published=True, speedup=2.0),),
-    )
-    (folder / REPORT).write_text(report.model_dump_json(), encoding="utf-8")
+    _publish(folder, name)
     found = OverHttp(facts={"engine": name, "callers": CALLERS, **asdict(load)})
     engine = _Bare(open_exported(folder, name), texts)
     settings = _peers_settings(folder, name, texts, load, peers)
@@ -88,6 +82,26 @@ def measure(folder: Path, name: str, texts: Sequence[str], load: Load, peers: Pa
         saturated = _in_rounds(found, engine, servers, stack.enter_context(Askers(servers)), load)
     _overloaded(found, folder, name, texts, load, saturated)
     return found
+
+
+def soak(folder: Path, name: str, texts: Sequence[str], load: Load) -> OverHttp:
+    """Only the load that is held and the burst after it."""
+    _publish(folder, name)
+    found = OverHttp(facts={"engine": name, "callers": CALLERS, "held": load.held, "burst": load.burst})
+    with ours(folder, name, texts) as server, Askers([server]) as askers:
+        rates = [askers.in_turn(server, CALLERS, load.requests).rate for _ in range(load.rounds)]
+    _overloaded(found, folder, name, texts, load, statistics.median(rates))
+    return found
+
+
+def _publish(folder: Path, name: str) -> None:
+    report = EngineReport(
+        min_agreement=MIN_AGREEMENT,
+        max_drop=MAX_DROP,
+        threads=1,
+        results=(EngineResult(name=name, published=True, speedup=2.0),),
+    )
+    (folder / REPORT).write_text(report.model_dump_json(), encoding="utf-8")
 
 
 class _Bare:
