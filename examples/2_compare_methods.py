@@ -28,5 +28,5 @@ print(found)  # comprehensiveness high is good, sufficiency low is good; * is th
 
 # For programs: the sentences below the table, and every figure.
 print(
-    f"\n{len(found.sentences)} sentence, {len(found.table.rows)} methods, {len(found.to_json()):,} characters of JSON"
+    f"\n{len(found.table.rows)} methods, {len(found.sentences)} sentence, {len(found.to_json()):,} characters of JSON"
 )

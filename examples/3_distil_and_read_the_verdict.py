@@ -16,19 +16,19 @@ from rich import print
 import understudy
 from understudy.data.docstrings import docstring_examples
 
-# Sentences of Python's documentation with their chapters: a fresh one for each class, so that all fits in a minute.
-rows = [{"input": row.input, "output": row.output} for row in docstring_examples()[:700]]
+# Sentences of Python's documentation with their chapters; as many as fit into a minute.
+rows = [{"input": row.input, "output": row.output} for row in docstring_examples()[:1200]]
 
 result = understudy.distill(
     rows,
-    teacher="scratch:bert-2x64",  # made from nothing, so it has to learn the task first
+    teacher="scratch:bert-2x96",  # made from nothing, so it has to learn the task first
     finetune_teacher=True,
-    teacher_max_steps=150,
-    student="scratch:bert-1x32",
+    teacher_max_steps=250,
+    student="scratch:bert-1x64",
     recipe="rationale_gate",
     search=False,
     seeds=2,  # two trainings of each arm: luck shows
-    max_steps=80,
+    max_steps=200,
     top_k=8,
 )
 print(result)  # in a notebook, `result` alone shows the report's page

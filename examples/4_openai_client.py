@@ -22,9 +22,9 @@ from understudy.stack import Stack, StackConfig
 METHOD = {
     "type": "distillation",
     "distillation": {
-        "teacher": {"model": "scratch:bert-2x64", "finetune": True, "hyperparameters": {"max_steps": 150}},
+        "teacher": {"model": "scratch:bert-2x64", "finetune": True, "hyperparameters": {"max_steps": 250}},
         "recipe": "rationale_gate",
-        "hyperparameters": {"max_steps": 80},
+        "hyperparameters": {"max_steps": 200},
         "attribution": {"top_k": 8},
         "alias": "chapters",  # the name under which the student is served
     },
@@ -39,13 +39,13 @@ def main(orchestrator_url: str, student_url: str) -> None:
     data = Path("chapters.jsonl")
     rows = [
         {"messages": [{"role": "user", "content": row.input}, {"role": "assistant", "content": row.output}]}
-        for row in docstring_examples()[:600]
+        for row in docstring_examples()[:1000]
     ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     file = client.files.create(file=data, purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
-        model="scratch:bert-1x32", training_file=file.id, extra_body={"method": METHOD}
+        model="scratch:bert-1x64", training_file=file.id, extra_body={"method": METHOD}
     )
     print(f"{job.id} is {job.status}")
     while job.status not in ("succeeded", "failed", "cancelled"):

@@ -15,7 +15,7 @@ import understudy
 from understudy.data.docstrings import docstring_examples
 
 rows = docstring_examples()
-labelled, texts, asked = rows[:400], rows[400:1000], rows[1000:1005]
+labelled, texts, asked = rows[:500], rows[500:1500], rows[1500:1505]
 
 # Files, as you would have them. A list of dictionaries or a data frame will do as well.
 with Path("labelled.csv").open("w", newline="", encoding="utf-8") as file:
@@ -33,12 +33,12 @@ result = understudy.distill(
     min_probability=0.3,
     teacher="scratch:bert-2x64",
     finetune_teacher=True,
-    teacher_max_steps=150,
-    student="scratch:bert-1x32",
+    teacher_max_steps=250,
+    student="scratch:bert-1x64",
     recipe=["teacher_labels"],
     search=False,
     seeds=2,
-    max_steps=80,
+    max_steps=150,
     home=".understudy/examples",  # a folder that stays: the student is found in it under its alias
     alias="chapters",
 )

@@ -362,9 +362,9 @@ def test_the_report_has_the_figures_of_the_same_job_on_a_stack(distilled: Distil
     method = {"type": "distillation", "distillation": {key: one for key, one in given.items() if one is not None}}
     job = {"model": distilled.job["model"], "method": method}
     files = {"training_file": write_rows(rows(), tmp_path / "rows.jsonl", "train")}
-    with Stack(StackConfig(tmp_path / "home", port=0, teacher_port=0, student_port=0)) as stack:
-        with OrchestratorClient(stack.orchestrator_url) as client:
-            report = watch(client, submit(client, files, job), lambda _: None, stack.check)
+    config = StackConfig(tmp_path / "home", port=0, teacher_port=0, student_port=0)
+    with Stack(config) as stack, OrchestratorClient(stack.orchestrator_url) as client:
+        report = watch(client, submit(client, files, job), lambda _: None, stack.check)
     assert _figures(report) == _figures(distilled.report)
 
 

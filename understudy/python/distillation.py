@@ -330,6 +330,7 @@ def _named_as_parameters() -> Iterator[None]:
             last = field.rpartition(".")[2]
             error.param = PARAMETERS.get(field) or (last if last in _NAMES else field)
         error.message = error.message.replace("--home", "home")
+        error.args = (error.message,)
         raise
 
 
