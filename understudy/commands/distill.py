@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from understudy.commands import complete
+from understudy.commands.fields import pairs, wrong_use
 from understudy.commands.output import Json, console, meanwhile, print_json
 from understudy.commands.service import DEFAULT_HOME, Key
 from understudy.commands.stack import Keep, StackHome, failed_job, hold, running
@@ -77,6 +78,9 @@ def distill(
     alias: Annotated[
         str, typer.Option(autocompletion=complete.aliases, help="The name under which the winner is served.")
     ] = "production",
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A note on the job; repeatable. `jobs list` finds it.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and estimate the cost; train nothing.")] = False,
     url: Annotated[str | None, typer.Option(help="An orchestrator that runs already; else a stack is started.")] = None,
     api_key: Key = None,
@@ -88,6 +92,8 @@ def distill(
     from understudy.client import OrchestratorClient
     from understudy.jobs import distillation_job, local_files
 
+    with wrong_use("--metadata"):
+        notes = pairs("--metadata", metadata or ())
     sources = {"training_file": file, "validation_file": validation, "test_file": test, "unlabelled_file": unlabelled}
     files = local_files(sources, home)
     options: dict[str, Any] = {"recipe": recipe or ["auto"], "search": search, "min_probability": min_probability}
@@ -96,6 +102,7 @@ def distill(
     options |= {"seconds": seconds}
     options |= {"budget_seconds": budget_seconds, "budget_teacher_tokens": budget_teacher_tokens}
     job = distillation_job(student, teacher, template=template, alias=alias, **options)
+    job |= {"metadata": notes} if notes else {}
     with _address(url, home, as_json) as (address, stack):
         with OrchestratorClient(address, api_key=api_key) as client:
             if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
@@ -10,7 +10,7 @@ import typer
 
 from understudy.errors import InvalidRequest, UnderstudyError
 
-__all__ = ["JOB_OPTIONS", "as_options", "listed", "option_of", "wrong_use"]
+__all__ = ["JOB_OPTIONS", "as_options", "listed", "option_of", "pairs", "wrong_use"]
 
 JOB_OPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -35,6 +35,7 @@ JOB_OPTIONS: Mapping[str, str] = MappingProxyType(
         "method.distillation.budget.teacher_tokens": "--budget-teacher-tokens",
         "method.distillation.template": "--template",
         "method.distillation.alias": "--alias",
+        "metadata": "--metadata",
     }
 )
 """A job's fields by the options of `distill` that set them."""
@@ -71,3 +72,14 @@ def wrong_use(*names: str) -> Iterator[None]:
 def listed(text: str | None) -> tuple[str, ...] | None:
     """What stands between the commas."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """`["team=vision"]` -> `{"team": "vision"}`. Raises InvalidRequest."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InvalidRequest(f"'{text}' is not of the form KEY=VALUE", param=option)
+        found[name] = value
+    return found

@@ -13,11 +13,11 @@ from rich.markup import escape
 
 from understudy.commands import complete
 from understudy.commands.exits import EPILOG
-from understudy.commands.fields import option_of, wrong_use
+from understudy.commands.fields import option_of, pairs, wrong_use
 from understudy.commands.output import Json, console, meanwhile, print_json
 from understudy.commands.service import DEFAULT_HOME, Home, Key, Url, orchestrator
 from understudy.commands.stack import failed_job
-from understudy.errors import InvalidRequest, NotFound, UnderstudyError, UnknownName
+from understudy.errors import NotFound, UnderstudyError, UnknownName
 
 if TYPE_CHECKING:
     from understudy.client import OrchestratorClient
@@ -61,7 +61,7 @@ def list_jobs(
     """The jobs, the newest first: their states, students and results."""
     with wrong_use("--state", "--metadata"):
         _check(state or ())
-        wanted = dict(map(_pair, metadata or ()))
+        wanted = pairs("--metadata", metadata or ())
     with orchestrator(url, home, api_key) as client:
         jobs = client.each_job(metadata=wanted)
         found = list(islice((job for job in jobs if not state or job["status"] in state), limit))
@@ -178,10 +178,3 @@ def _check(states: Sequence[str]) -> None:
     for one in states:
         if one not in STATES:
             raise UnknownName.among("state", one, STATES, param="--state")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise InvalidRequest(f"'{text}' is not of the form KEY=VALUE", param="--metadata")
-    return name, value
