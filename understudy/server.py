@@ -106,7 +106,7 @@ class _Connection(h11.Connection):
         self._protocol = protocol
         self._head = b""
 
-    def send(self, event: h11.Event) -> bytes | None:
+    def send(self, event: Any) -> Any:
         data = super().send(event)
         if isinstance(event, h11.Response):
             self._head = data or b""

@@ -215,6 +215,7 @@ class Models:
 
     def _read(self, artifact: str, folder: Path) -> Served:
         engine = load_engine(folder, self.settings.device, artifact, engine=self.settings.engine)
+        engine.adapter.max_padded_tokens = self.settings.max_padded_tokens
         tokenizer = Source.find(str(folder), None).tokenizer()
         info = engine.info()
         record = Record(info.task.labels if info.task else (), _profile(folder), self.settings.drift_window)

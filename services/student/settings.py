@@ -60,7 +60,8 @@ class Settings(GuardedSettings):
     max_queue_tokens: int = Field(default=4_194_304, ge=1)
     """The same in tokens, each counted once for every pass that it takes."""
     max_padded_tokens: int = Field(default=2048, ge=1)
-    """Tokens of one pass through the model, padding counted: more is faster on an accelerator and takes memory."""
+    """Tokens of one pass through the model, padding counted: more is faster on an accelerator and takes memory. An
+    engine that is faster with fewer takes fewer."""
     max_loading: int = Field(default=64, ge=1)
     """Requests that wait for a model to be looked up or read; one more is answered with 429 at once."""
     request_seconds: float = Field(default=60.0, gt=0)

@@ -40,7 +40,7 @@ GREEDY_STEPS = 4
 """Tokens of the greedy pass over candidates: enough to tell labels apart, and each step's logits are a vocabulary."""
 
 PASS_TOKENS = 512
-"""Padded tokens of a pass: a text by itself leaves a core idle, and much more does not fit its caches."""
+"""Padded tokens of a pass at most: a text by itself leaves a core idle, and much more does not fit its caches."""
 
 NEGLIGIBLE = math.log(1e-5)
 """A candidate that cannot have this share of the best one's probability is reported at its bound, unscored."""
@@ -98,7 +98,11 @@ class Adapted(Seq2SeqAdapter):
     def __init__(self, model: Model, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
         super().__init__(model, tokenizer, task, max_tokens)
         self.translator = model.translator
-        self.max_padded_tokens = PASS_TOKENS
+
+    @property
+    def _budget(self) -> int:
+        """Padded tokens of a pass."""
+        return min(self.max_padded_tokens, PASS_TOKENS)
 
     @property
     def device(self) -> torch.device:
@@ -125,7 +129,7 @@ class Adapted(Seq2SeqAdapter):
             paths = self._paths(sources, rows)
             return self._score(sources, [_Row(*pair, negligible) for pair in zip(paths, rows, strict=True)])
 
-        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, read)
+        return in_batches([len(row.ids) for row in encoded], self._budget, read)
 
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
         if any(begins):
@@ -138,7 +142,7 @@ class Adapted(Seq2SeqAdapter):
             chances = [math.exp(one.scores[0]) for one in found]
             return [(self._fitting(text.strip()), chance) for text, chance in zip(texts, chances, strict=True)]
 
-        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, write)
+        return in_batches([len(row.ids) for row in encoded], self._budget, write)
 
     def _translate(self, sources: Sequence[Sequence[str]], steps: int, **options: Any) -> list[Any]:
         found: list[Any] = self.translator.translate_batch(
@@ -173,7 +177,7 @@ class Adapted(Seq2SeqAdapter):
                 [sources[place] for place, _ in pairs],
                 [_names(rows[place].targets[i][:-1]) for place, i in pairs],  # it adds the end by itself
                 max_input_length=0,
-                max_batch_size=self.max_padded_tokens,
+                max_batch_size=self._budget,
                 batch_type="tokens",
             )
             for (place, i), one in zip(pairs, found, strict=True):

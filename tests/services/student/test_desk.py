@@ -35,6 +35,10 @@ class Held:
     def reasons(self) -> Any:
         return self.engine.reasons
 
+    @property
+    def adapter(self) -> Any:
+        return self.engine.adapter
+
     def info(self) -> Any:
         return self.engine.info()
 
@@ -206,3 +210,20 @@ async def test_answers_to_choose_from_count_where_a_model_scores_each(opened: An
         with pytest.raises(PayloadTooLarge, match="fewer answers to choose from"):
             await desk.predict(PredictionRequest(model="writer", inputs=(row,), explain=False))
         assert (await desk.predict(asked("which of these?"))).predictions
+
+
+async def test_the_budget_of_a_pass_is_the_engines_too(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request whose inputs do not fit one pass takes several, none of them larger than the setting."""
+    passes: list[int] = []
+    async with opened(max_padded_tokens=40) as (desk, engine):
+        adapter = engine.engine.adapter
+        forward = type(adapter.model).forward
+
+        def counted(model: Any, *args: Any, **options: Any) -> Any:
+            passes.append(options["input_ids"].numel())
+            return forward(model, *args, **options)
+
+        monkeypatch.setattr(type(adapter.model), "forward", counted)
+        await desk.predict(asked(*["a text of some length"] * 12))
+        assert len(passes) > 1
+        assert max(passes) <= 40
