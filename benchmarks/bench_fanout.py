@@ -18,7 +18,7 @@ each round, so that a busy machine slows all alike. Figures, by the time that a 
     examples_per_second     the rows of --scale, instant teacher, end to end
     cost_ratio_1e6_over_1e4 processor time a row of 1,000,000 rows / of 10,000; null for another --scale, whose ratio is
                             `cost_ratio_scale_over_1e4`
-    max_rss_growth_mb       growth of the largest process between a tenth and the end of that
+    max_rss_growth_mb       most growth of a process between a tenth and the end of that, and of each process
 
 A figure that was not measured is null, as the last three are with --quick. Writes `results/fanout.json` (not with
 --quick) and ends with one line of JSON.
@@ -52,9 +52,10 @@ from peers.stub_teacher import Stub
 from peers.workshop import LABELS, Workshop, examples, wait
 from sqlalchemy import event, text
 
-from services.orchestrator.dispatch import sweep
+from services.orchestrator.dispatch import follow_up
 from services.orchestrator.execute import execute
-from services.orchestrator.phases.annotate import attribution_request
+from services.orchestrator.jobs import Job
+from services.orchestrator.phases.annotate import attribution_request, plan
 from understudy.client import TeacherClient
 from understudy.ports import free_ports
 from understudy.schemas import Example
@@ -146,7 +147,7 @@ class _Rows:
     def __init__(self) -> None:
         self._turn = 0
 
-    def __call__(self, count: int) -> list[Example]:
+    def __call__(self, count: int) -> Iterator[Example]:
         self._turn += 1
         return examples(count, f"r{os.getpid()}x{self._turn}")
 
@@ -189,7 +190,7 @@ def _bare(shop: Workshop, url: str, rows: _Rows, count: int) -> Callable[[], Cos
     most = shop.settings.teacher_max_examples
 
     def loop() -> None:
-        asked = rows(count)
+        asked = list(rows(count))
         for start in range(0, count, most):
             client.attribute(attribution_request(job, "teacher", asked[start : start + most]))
 
@@ -197,7 +198,7 @@ def _bare(shop: Workshop, url: str, rows: _Rows, count: int) -> Callable[[], Cos
 
 
 def _per_shard(folder: Path, teacher: str, shards: int) -> Figures:
-    """What a shard asks of the database, in this process: claim, work, record, and the sweep behind it."""
+    """What a shard asks of the database, in this process: claim, work, record, and what follows."""
     shop = Workshop(folder, [teacher], workers=0)
     shop.stop_sweeping()
     context, sent = shop.context, 0
@@ -213,7 +214,7 @@ def _per_shard(folder: Path, teacher: str, shards: int) -> Figures:
     event.listen(context.database._engine, "before_cursor_execute", count)
     for item_id in ids[1:]:
         execute(context, item_id, "bench", threading.Event())
-        sweep(context)
+        follow_up(context, "annotate")
     event.remove(context.database._engine, "before_cursor_execute", count)
     taken = _database_bytes(shop) - before
     shop.close()
@@ -361,19 +362,37 @@ def _peak(process: psutil.Process) -> Iterator[list[int]]:
 
 def _at_scale(folder: Path, teacher: str, scale: int) -> Figures:
     """A large job beside one of 10,000 rows: what a row costs, and whether memory grows."""
-    sizes: list[tuple[int, float]] = []
+    sizes: list[tuple[float, dict[str, float]]] = []
     with Workshop(folder, [teacher], workers=os.cpu_count() or 1) as shop:
-        small = shop.annotate(examples(SMALL, "small"))
-        rows = examples(scale, "large")
-        large = shop.annotate(rows, lambda job: sizes.append((shop.count(job, "done"), shop.memory())))
-    shards = -(-scale // shop.settings.shard_size)
-    settled = [memory for done, memory in sizes if done >= shards / 10] or [0.0]
+        small = [shop.annotate(examples(SMALL, f"small {turn}")) for turn in range(3)]
+        large = shop.annotate(examples(scale, "large"), _every_second(lambda job: sizes.append(_seen(shop, job))))
+    settled = [memory for done, memory in sizes if done >= 0.1]
+    growth = {name: max(one[name] for one in settled) - first for name, first in settled[0].items()}
     ratio = "cost_ratio_1e6_over_1e4" if scale == LARGE else "cost_ratio_scale_over_1e4"
     return {
         "examples_per_second": spread([scale / large.wall]),
-        ratio: spread([(large.cpu / scale) / (small.cpu / SMALL)]),
-        "max_rss_growth_mb": spread([max(settled) - settled[0]]),
-    }
+        "scale_cpu_seconds_per_1000_rows": spread([1000 * large.cpu / scale]),
+        ratio: spread([(large.cpu / scale) / (one.cpu / SMALL) for one in small]),
+        "max_rss_growth_mb": spread([max(growth.values())]),
+    } | {f"rss_growth_mb, {name}": spread([value]) for name, value in growth.items()}
+
+
+def _every_second(look: Callable[[Job], object]) -> Callable[[Job], None]:
+    last = 0.0
+
+    def watch(job: Job) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1.0:
+            look(job)
+            last = time.monotonic()
+
+    return watch
+
+
+def _seen(shop: Workshop, job: Job) -> tuple[float, dict[str, float]]:
+    """Which share of a job's items is done, and the memory of each process."""
+    items = len(plan(job, shop.settings.shard_size))
+    return shop.count(job, "done") / items, shop.memory()
 
 
 def _result(figures: Figures, size: Size, scale: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from services.orchestrator.dispatch import QUEUES
+from services.orchestrator.jobs import QUEUES
 from services.orchestrator.metrics import WorkMetrics
 from services.orchestrator.settings import Settings as OrchestratorSettings
 from services.orchestrator.worker import _options

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -38,9 +38,9 @@ LABELS = ("negative", "positive")
 TEXT = "the plot is thin but the acting is wonderful and the music that plays behind it is better still"
 
 
-def examples(count: int, tag: str) -> list[Example]:
+def examples(count: int, tag: str) -> Iterator[Example]:
     """Rows of 20 words that no other tag gives: the cache of rationales knows none of them."""
-    return [Example(id=f"{tag}-{i}", input=f"{tag} {i} {TEXT}", output=LABELS[i % 2]) for i in range(count)]
+    return (Example(id=f"{tag}-{i}", input=f"{tag} {i} {TEXT}", output=LABELS[i % 2]) for i in range(count))
 
 
 def wait(ready: Callable[[], Any], seconds: float = 3600.0, pause: float = 0.01) -> Any:
@@ -108,15 +108,15 @@ class Workshop:
         self._closing.callback(_end, worker)
         return worker
 
-    def begin(self, rows: Sequence[Example]) -> Job:
+    def begin(self, rows: Iterable[Example]) -> Job:
         """A job that stands at the beginning of its annotation."""
         folder = self.settings.home / "made" / new_id("")
         folder.mkdir(parents=True)
-        write_examples(folder / "train.parquet", rows)
+        count = write_examples(folder / "train.parquet", rows)
         facts = Facts(
             dataset=self.context.artifacts.publish("dataset", folder).id,
             task=TaskSpec(kind="classification", labels=LABELS),
-            rows=Rows(train=len(rows), validation=0, test=0, rejected=0),
+            rows=Rows(train=count, validation=0, test=0, rejected=0),
             arms=(Arm(name="rationale_gate", candidate=True),),
             teacher="teacher",
         )
@@ -134,7 +134,7 @@ class Workshop:
         self.context.flow.submit(job, Next("annotate", plan(job, self.settings.shard_size)))
         return job
 
-    def annotate(self, rows: Sequence[Example], watch: Callable[[Job], object] = lambda _: None) -> Cost:
+    def annotate(self, rows: Iterable[Example], watch: Callable[[Job], object] = lambda _: None) -> Cost:
         """What it costs from a job's submission until the last of its shards is stored."""
         cpu, started = self.cpu_seconds(), time.perf_counter()
         job = self.begin(rows)
@@ -168,10 +168,11 @@ class Workshop:
         times = [psutil.Process(pid).cpu_times() for pid in pids]
         return sum(one.user + one.system for one in times) - time.thread_time()
 
-    def memory(self) -> float:
-        """Resident MiB of the largest of the broker and the workers."""
-        pids = [self.broker.pid, *(one.pid for one in self.workers)]
-        return max(psutil.Process(pid).memory_info().rss for pid in pids) / 2**20
+    def memory(self) -> dict[str, float]:
+        """Resident MiB of each process: the broker, the workers, and this one, which sweeps."""
+        pids = {"broker": self.broker.pid, "sweeper": os.getpid()}
+        pids |= {f"worker {place}": one.pid for place, one in enumerate(self.workers)}
+        return {name: psutil.Process(pid).memory_info().rss / 2**20 for name, pid in pids.items()}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -30,10 +30,12 @@ from sqlalchemy import (
     insert,
     make_url,
     select,
+    text,
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.orchestrator.away import is_away, told
+from understudy import sockets
 
 __all__ = [
     "BUSY_SECONDS",
@@ -51,6 +53,10 @@ __all__ = [
 ]
 
 BUSY_SECONDS = 30.0  # how long a writer on SQLite waits for another
+
+CONNECT_SECONDS = 5
+IDLE_TRANSACTION_SECONDS = 60
+"""After which a PostgreSQL undoes a transaction whose client says nothing; ours last for moments."""
 
 metadata = MetaData()
 # SQLite numbers rows only in an INTEGER primary key; PostgreSQL gets the wide one.
@@ -82,6 +88,8 @@ jobs = Table(
     Column("outcome", JSON, nullable=False),  # what came of it so far
 )
 
+_TO_SEND = text("state = 'pending' AND sent_at IS NULL")  # a query must say it with these very words
+
 work_items = Table(
     "work_items",
     metadata,
@@ -109,7 +117,11 @@ work_items = Table(
     Column("started_at", Double),
     Column("finished_at", Double),
     UniqueConstraint("job_id", "phase", "index"),
-    Index("work_items_by_queue", "queue", "state"),
+    # What every sweep asks must not cost more the more items wait or are done.
+    Index("work_items_of_phase", "job_id", "phase", "state"),
+    Index("work_items_to_send", "queue", "index", "seq", sqlite_where=_TO_SEND, postgresql_where=_TO_SEND),
+    Index("work_items_under_way", "queue", "state", "sent_at"),
+    Index("work_items_by_time", "state", "not_before"),
 )
 
 events = Table(
@@ -195,6 +207,9 @@ class Database:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             event.listen(self._engine, "connect", self._configure_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self._engine, "do_connect", _connect_postgres)
+            event.listen(self._engine, "connect", _configure_postgres)
         self._writer = self._engine.execution_options(writes=True)
 
     @property
@@ -241,6 +256,33 @@ class Database:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # with WAL safe against crashes of ours; see "synchronous"
         connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _connect_postgres(_: Any, __: Any, ___: Any, parameters: dict[str, Any]) -> None:
+    """Notice a server that is gone without a word; what the URL says comes first."""
+    for name, value in {
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives_idle": sockets.IDLE_SECONDS,
+        "keepalives_interval": sockets.INTERVAL_SECONDS,
+        "keepalives_count": sockets.PROBES,
+        "tcp_user_timeout": 1000 * sockets.GONE_SECONDS,
+    }.items():
+        parameters.setdefault(name, value)
+
+
+def _configure_postgres(connection: Any, _: Any) -> None:
+    """Let the server notice the same of us: it would keep the locks of a host that is gone for two hours."""
+    settings = {
+        "tcp_keepalives_idle": sockets.IDLE_SECONDS,
+        "tcp_keepalives_interval": sockets.INTERVAL_SECONDS,
+        "tcp_keepalives_count": sockets.PROBES,
+        "tcp_user_timeout": 1000 * sockets.GONE_SECONDS,
+        "idle_in_transaction_session_timeout": 1000 * IDLE_TRANSACTION_SECONDS,
+    }
+    with connection.cursor() as sql:
+        for name, value in settings.items():
+            sql.execute(f"SET {name} = {value}")
+    connection.commit()
 
 
 def _begin_sqlite(sql: Connection) -> None:

@@ -14,16 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.away import is_away
 from services.orchestrator.context import Context
-from services.orchestrator.jobs import Event, JobError, Phase, Queue
+from services.orchestrator.jobs import QUEUES, Event, JobError, Phase, Queue
 from services.orchestrator.pipeline import finish
 from understudy.errors import InternalError, Unavailable
 
-__all__ = ["Sweeper", "dispatch", "sweep", "tidy_store"]
+__all__ = ["Sweeper", "dispatch", "follow_up", "sweep", "tidy_store"]
 
 log = structlog.get_logger()
 
 TIDY_AT_ONCE = 500
-QUEUES: tuple[Queue, ...] = ("control", "annotate", "train")
 
 
 def sweep(context: Context) -> None:
@@ -32,10 +31,20 @@ def sweep(context: Context) -> None:
         log.warning("item_recovered", job_id=item.job_id, item=item.id, phase=item.phase, worker=item.worker)
     if lost := context.outbox.forget_lost():
         log.warning("messages_lost", count=lost)
-    for job_id, phase in context.flow.finishable():
-        _finish(context, job_id, phase)
+    _finish_phases(context)
     dispatch(context)
     _tidy(context)
+
+
+def follow_up(context: Context, queue: Queue, *, keep: bool = False) -> str | None:
+    """What the end of an item of this queue may have made possible; the rest can wait for the next sweep.
+
+    With `keep` no message is sent for the next item of the queue: its id is returned, for the caller to work on.
+    """
+    if _finish_phases(context):
+        dispatch(context)
+        return None
+    return _fill(context, queue, keep=keep)
 
 
 def tidy_store(context: Context) -> None:
@@ -55,6 +64,14 @@ def _tidy(context: Context) -> None:
         shutil.rmtree(folders[item_id], ignore_errors=True)
 
 
+def _finish_phases(context: Context) -> int:
+    """Move the jobs on whose phase has nothing left to do, and return how many there were."""
+    ready = context.flow.finishable()
+    for job_id, phase in ready:
+        _finish(context, job_id, phase)
+    return len(ready)
+
+
 def _finish(context: Context, job_id: str, phase: Phase) -> None:
     """Move a job on; a defect that shows up there fails this job, or it would stand in the way of all others."""
     try:
@@ -71,14 +88,21 @@ def _finish(context: Context, job_id: str, phase: Phase) -> None:
 def dispatch(context: Context) -> None:
     """Fill each queue's window. While the broker is away the items wait in the table."""
     for queue in QUEUES:
-        item_ids = context.outbox.take(queue)
-        for sent, item_id in enumerate(item_ids):
-            try:
-                context.send(item_id, queue)
-            except Unavailable as error:
-                log.warning("broker_unavailable", queue=queue, waiting=len(item_ids) - sent, error=error.message)
-                context.outbox.put_back(item_ids[sent:])
-                return
+        _fill(context, queue)
+
+
+def _fill(context: Context, queue: Queue, *, keep: bool = False) -> str | None:
+    """Send what a queue's window has room for, and return the first of it where the caller keeps that."""
+    item_ids = context.outbox.take(queue)
+    kept = item_ids.pop(0) if keep and item_ids else None
+    for sent, item_id in enumerate(item_ids):
+        try:
+            context.send(item_id, queue)
+        except Unavailable as error:
+            log.warning("broker_unavailable", queue=queue, waiting=len(item_ids) - sent, error=error.message)
+            context.outbox.put_back(item_ids[sent:])
+            break
+    return kept
 
 
 class Sweeper:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.away import is_away, no_space
 from services.orchestrator.context import Context
-from services.orchestrator.jobs import Event, Item, JobError
+from services.orchestrator.jobs import Event, Item, JobError, Queue
 from services.orchestrator.pipeline import STAGES
 from understudy.artifacts import published_for
 from understudy.errors import InternalError, LeaseLost, UnderstudyError
@@ -35,21 +35,22 @@ class WorkerStops(Exception):
     """This worker shuts down: the item goes back as it was. It never leaves the process: no error of the tree."""
 
 
-def execute(context: Context, item_id: str, worker: str, stopping: threading.Event) -> bool:
-    """Claim, run and record one item; False when there was nothing to claim, as when a message came twice."""
+def execute(context: Context, item_id: str, worker: str, stopping: threading.Event) -> Queue | None:
+    """Claim, run and record one item, and return its queue; None where there was nothing to claim, as when a message
+    came twice."""
     suspect = _patiently(lambda: context.leases.is_suspect(item_id), stopping)
     patience = context.settings.lease_seconds
     with context.turns.take(alone=suspect, patience=patience, stop=stopping.is_set) as ours:
         if not ours:
             context.leases.postpone(item_id)
-            return False
+            return None
         return _execute(context, item_id, worker, stopping)
 
 
-def _execute(context: Context, item_id: str, worker: str, stopping: threading.Event) -> bool:
+def _execute(context: Context, item_id: str, worker: str, stopping: threading.Event) -> Queue | None:
     item = _patiently(lambda: context.leases.claim(item_id, worker), stopping)
     if item is None:
-        return False
+        return None
     with (
         published_for(item.id),
         structlog.contextvars.bound_contextvars(job_id=item.job_id, item=item.id, phase=item.phase, index=item.index),
@@ -58,7 +59,7 @@ def _execute(context: Context, item_id: str, worker: str, stopping: threading.Ev
         started = time.monotonic()
         outcome = _run(context, item, stopping)
         log.info("item_ended", outcome=outcome, seconds=round(time.monotonic() - started, 2))
-    return True
+    return item.queue
 
 
 def _patiently(ask: Callable[[], T], stopping: threading.Event) -> T:

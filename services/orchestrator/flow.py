@@ -17,7 +17,19 @@ from typing import Any
 from sqlalchemy import Connection, exists, func, insert, select, true, update
 
 from services.orchestrator.database import Database, jobs, work_items
-from services.orchestrator.jobs import ACTIVE, Event, Item, Job, JobError, NewItem, Phase, Queue, Status, new_id
+from services.orchestrator.jobs import (
+    ACTIVE,
+    QUEUES,
+    Event,
+    Item,
+    Job,
+    JobError,
+    NewItem,
+    Phase,
+    Queue,
+    Status,
+    new_id,
+)
 from services.orchestrator.leases import LONGEST_PAUSE, end_items, give_up, item_of
 from services.orchestrator.store import add_event, insert_job, locked_job, write_job
 from understudy.errors import UnderstudyError
@@ -182,14 +194,15 @@ class Flow:
 
         A worker that lives extends its lease from the new time on; one that is dead is found after the usual wait.
         """
+        waits, runs = work_items.c.state == "pending", work_items.c.state == "running"
+        of_a_queue = work_items.c.queue.in_(QUEUES)  # all of them, in the order of the index
         farthest = {
-            work_items.c.lease_until: (now + 2 * self._lease, now + self._lease),
-            work_items.c.not_before: (now + LONGEST_PAUSE, now),
-            work_items.c.sent_at: (now + self._lease, now),
+            work_items.c.lease_until: (runs, now + 2 * self._lease, now + self._lease),
+            work_items.c.not_before: (waits, now + LONGEST_PAUSE, now),
+            work_items.c.sent_at: (waits & of_a_queue, now + self._lease, now),
         }
-        unfinished = work_items.c.state.in_(("pending", "running"))
-        for column, (most, mended) in farthest.items():
-            wrong = unfinished & (column > most)
+        for column, (such, most, mended) in farthest.items():
+            wrong = such & (column > most)
             with self._database.read() as sql:
                 if sql.scalar(select(work_items.c.id).where(wrong).limit(1)) is None:
                     continue
@@ -243,7 +256,8 @@ def _news(job: Job, known: Collection[str]) -> list[Event]:
 def _unfinished() -> Any:
     """An item of the job's current phase that is not done."""
     mine = (work_items.c.job_id == jobs.c.id) & (work_items.c.phase == jobs.c.phase)
-    return exists().where(mine, work_items.c.state != "done").correlate(jobs)
+    # Each state by its name: an index finds what is so, and would have to read all that is done for what is not.
+    return exists().where(mine, work_items.c.state.in_(("pending", "running", "failed"))).correlate(jobs)
 
 
 def _of_phase(job_id: str, phase: Phase) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "MOVES",
     "PHASES",
     "PLAIN",
+    "QUEUES",
     "Arm",
     "Estimate",
     "Event",
@@ -63,6 +64,7 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 PLAIN = "finetune"
 """The one recipe without a teacher."""
 Queue = Literal["control", "annotate", "train"]
+QUEUES: tuple[Queue, ...] = get_args(Queue)
 
 
 def new_id(prefix: str) -> str:

@@ -57,10 +57,17 @@ class Leases:
             return None
         # In a transaction of its own: whoever cancels locks the job first and its items then, never the other way. The
         # claim holds whether or not the database is there for this as well: the end of the phase says it again.
-        with suppress(DBAPIError), self._database.write() as sql:
-            started = update(jobs).where(jobs.c.id == row.job_id, jobs.c.status == "queued").values(status="running")
-            sql.execute(started)
+        with suppress(DBAPIError):
+            self._note_start(row.job_id)
         return item_of(row)
+
+    def _note_start(self, job_id: str) -> None:
+        queued = (jobs.c.id == job_id) & (jobs.c.status == "queued")
+        with self._database.read() as sql:  # most items are not the first of their job
+            if sql.scalar(select(jobs.c.seq).where(queued)) is None:
+                return
+        with self._database.write() as sql:
+            sql.execute(update(jobs).where(queued).values(status="running"))
 
     def is_suspect(self, item_id: str) -> bool:
         """Whether the last worker that had the item was not heard of again: it may be what ends its workers."""

@@ -17,8 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.away import is_away
 from services.orchestrator.database import Database, jobs, work_items
-from services.orchestrator.dispatch import QUEUES
-from services.orchestrator.jobs import ACTIVE
+from services.orchestrator.jobs import ACTIVE, QUEUES
 
 __all__ = ["WorkMetrics"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import Connection, and_, func, literal_column, select, update
 
 from services.orchestrator.database import Database, jobs, work_items
-from services.orchestrator.jobs import ACTIVE, Queue
+from services.orchestrator.jobs import ACTIVE, QUEUES, Queue
 
 __all__ = ["Outbox"]
 
@@ -31,24 +31,20 @@ class Outbox:
         Jobs take turns: item 5 of a small job goes before item 6 of a large one that came first.
         """
         now = self._clock()
-        waits = and_(work_items.c.state == "pending", work_items.c.sent_at.is_(None), work_items.c.not_before <= now)
+        pending = work_items.c.state == literal_column("'pending'")  # no parameter: a partial index is for this alone
+        due = work_items.c.not_before + 0.0 <= now  # a sum: SQLite would take another index for it, and sort all
+        waits = and_(pending, work_items.c.sent_at.is_(None), due)
         active = work_items.c.job_id.in_(select(jobs.c.id).where(jobs.c.status.in_(ACTIVE)))
-        under_way = or_(
-            work_items.c.state == "running", and_(work_items.c.state == "pending", work_items.c.sent_at.is_not(None))
+        waiting = (
+            select(work_items.c.id)
+            .where(work_items.c.queue == queue, waits, active)
+            .order_by(work_items.c.index, work_items.c.seq)
         )
-        some = select(work_items.c.id).where(work_items.c.queue == queue, waits, active).limit(1)
         with self._database.read() as sql:  # most rounds find nothing, and a reader is in nobody's way
-            if sql.scalar(some) is None:
+            if sql.scalar(waiting.limit(1)) is None:
                 return []
         with self._database.write() as sql:
-            used = sql.scalar(select(func.count()).where(work_items.c.queue == queue, under_way)) or 0
-            next_ones = (
-                select(work_items.c.id)
-                .where(work_items.c.queue == queue, waits, active)
-                .order_by(work_items.c.index, work_items.c.seq)
-                .limit(max(0, self._window - used))
-            )
-            ids = list(sql.scalars(next_ones))
+            ids = list(sql.scalars(waiting.limit(max(0, self._window - _under_way(sql, queue)))))
             if not ids:
                 return []
             noted = update(work_items).where(work_items.c.id.in_(ids), work_items.c.sent_at.is_(None))
@@ -66,10 +62,21 @@ class Outbox:
 
         A message that only waits behind long work is not lost: a growing bound keeps the copies few.
         """
-        old = work_items.c.sent_at < self._clock() - self._resend * work_items.c.sends
-        lost = and_(work_items.c.state == "pending", old)
+        now = self._clock()
+        old = work_items.c.sent_at < now - self._resend * work_items.c.sends
+        # The bound of the first time is what an index can find.
+        found = and_(work_items.c.queue.in_(QUEUES), work_items.c.sent_at < now - self._resend)
+        lost = and_(work_items.c.state == "pending", found, old)
         with self._database.read() as sql:
             if sql.scalar(select(work_items.c.id).where(lost).limit(1)) is None:
                 return 0
         with self._database.write() as sql:
             return int(sql.execute(update(work_items).where(lost).values(sent_at=None)).rowcount)
+
+
+def _under_way(sql: Connection, queue: Queue) -> int:
+    """Items of the queue that are worked on, and those with a message; counted apart, as an index can."""
+    count = select(func.count()).select_from(work_items).where(work_items.c.queue == queue)
+    running = count.where(work_items.c.state == "running")
+    sent = count.where(work_items.c.state == "pending", work_items.c.sent_at >= 0)
+    return int(sql.scalar(select(running.scalar_subquery() + sent.scalar_subquery())) or 0)

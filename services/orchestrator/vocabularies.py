@@ -7,6 +7,7 @@ models that exist a child process is asked, because only their tokenizers can te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from services.orchestrator.jobs import Job
@@ -32,7 +33,7 @@ def by_name(job: Job, *, fewer_rows: bool) -> float | None:
     return 0.0 if job.model.startswith(PREFIX) or teacher.startswith(PREFIX) else None
 
 
-def question(job: Job, task: TaskSpec, train: list[Example]) -> dict[str, Any]:
+def question(job: Job, task: TaskSpec, train: Sequence[Example]) -> dict[str, Any]:
     """What a child is asked of the two models beside their architecture (`stages.inspect`); nothing where it need not.
 
     Names tell the rest.

@@ -7,10 +7,12 @@ itself never computes and never imports torch.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +27,9 @@ from services.orchestrator.away import is_away
 from services.orchestrator.broker import TASK, create_celery, sender
 from services.orchestrator.child import warm
 from services.orchestrator.context import Context
-from services.orchestrator.dispatch import QUEUES, Sweeper, sweep
+from services.orchestrator.dispatch import Sweeper, follow_up
 from services.orchestrator.execute import execute
+from services.orchestrator.jobs import QUEUES
 from services.orchestrator.settings import Settings
 from services.orchestrator.signs import Signs
 from understudy.errors import InvalidRequest, UnknownName
@@ -35,6 +38,11 @@ from understudy.logs import configure
 __all__ = ["create_worker", "main"]
 
 log = structlog.get_logger()
+
+CHAIN_SECONDS = 2.0
+"""How long a message may keep its thread with other items than its own: messages of other queues wait meanwhile."""
+YOUNG = 20_000
+"""Objects after which garbage is looked for: one answer of a teacher makes a thousand that are none yet."""
 
 
 def create_worker(settings: Settings, signs: Signs) -> tuple[Celery, Context]:
@@ -47,14 +55,7 @@ def create_worker(settings: Settings, signs: Signs) -> tuple[Celery, Context]:
     @app.task(name=TASK)
     def run_item(item_id: str) -> None:
         with signs.at_work():
-            if not execute(context, item_id, name, stopping):
-                return
-            try:
-                sweep(context)
-            except SQLAlchemyError as error:
-                if not is_away(error):
-                    raise
-                log.warning("sweep_failed", error=str(error)[:300])  # the sweeper's next round does it
+            _work(context, item_id, name, stopping)
 
     def stop(**_: Any) -> None:
         stopping.set()  # items that run go back as they were, and their threads end
@@ -67,6 +68,20 @@ def create_worker(settings: Settings, signs: Signs) -> tuple[Celery, Context]:
     signals.worker_ready.connect(take_messages, weak=False)
     signals.setup_logging.connect(_leave_logging_alone, weak=False)
     return app, context
+
+
+def _work(context: Context, item_id: str, worker: str, stopping: threading.Event) -> None:
+    """Work on an item, and for a while on those whose turn its end has brought: a message for each costs more."""
+    following, until = item_id, time.monotonic() + CHAIN_SECONDS
+    while following and (queue := execute(context, following, worker, stopping)):
+        try:
+            keep = time.monotonic() < until and not stopping.is_set()
+            following = follow_up(context, queue, keep=keep) or ""
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                raise
+            log.warning("follow_up_failed", error=str(error)[:300])  # the sweeper's next round does it
+            return
 
 
 def _leave_logging_alone(**_: Any) -> None:
@@ -84,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweeper = Sweeper(context)
     sweeper.start()
     signs.start()
+    # What is there by now stays: to look through it again and again took more time than the answers of a teacher do.
+    gc.freeze()
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
     log.info("worker_started", queues=options.queues, concurrency=options.concurrency)
     # Celery warns root of pickled messages; here they are refused.
     warnings.filterwarnings("ignore", category=SecurityWarning)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
+from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,14 +129,47 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[BaseModel]) -> int:
     remaining = iter(rows)
     count = 0
     try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            while group := [row.model_dump() for row in islice(remaining, _GROUP)]:
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        # Dictionaries and statistics are for who looks for a value; our files are read as they were written.
+        with pq.ParquetWriter(
+            aside, schema, compression="zstd", use_dictionary=False, write_statistics=False
+        ) as writer:
+            while group := list(islice(remaining, _GROUP)):
+                writer.write_table(pa.Table.from_arrays(_columns(group, schema), schema=schema))
                 count += len(group)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     return count
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values of one field as Arrow keeps them, taken from the rows' own objects: no row becomes a dictionary first.
+
+    A list or map may be None, and so may a plain value; what is an object of its own never is.
+    """
+    if pa.types.is_struct(kind):
+        return pa.StructArray.from_arrays(_columns(values, kind), fields=list(kind))
+    if pa.types.is_map(kind):
+        keys = [key for value in values for key in value or ()]
+        items = [item for value in values if value for item in value.values()]
+        return pa.MapArray.from_arrays(
+            _offsets(values), pa.array(keys, kind.key_type), pa.array(items, kind.item_type), type=kind
+        )
+    if pa.types.is_list(kind):
+        flat = [one for value in values for one in value or ()]
+        return pa.ListArray.from_arrays(_offsets(values), _column(flat, kind.value_type), type=kind)
+    return pa.array(values, kind)
+
+
+def _columns(rows: Sequence[Any], fields: Iterable[pa.Field]) -> list[pa.Array]:
+    return [_column(list(map(attrgetter(field.name), rows)), field.type) for field in fields]
+
+
+def _offsets(values: Sequence[Any]) -> pa.Array:
+    """Where each list begins among all of them, and where the last one ends; null where there is none."""
+    ends = list(accumulate((len(value) if value is not None else 0 for value in values), initial=0))
+    there = [*(value is not None for value in values), True]
+    return pa.array([end if is_there else None for end, is_there in zip(ends, there, strict=True)], pa.int32())
 
 
 def _read(

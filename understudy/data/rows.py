@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +21,12 @@ from understudy.schemas import MAX_TEXT_CHARS, Example, PredictionInput
 
 __all__ = [
     "INPUT_NAMES",
+    "MADE_ID",
     "OUTPUT_NAMES",
     "SourceInput",
     "SourceRow",
     "content_key",
+    "made_id",
     "parse_input",
     "parse_row",
     "shown",
@@ -31,6 +34,7 @@ __all__ = [
 
 INPUT_NAMES = ("input", "text", "question", "prompt", "sentence")
 OUTPUT_NAMES = ("output", "label", "answer", "completion")
+MADE_ID = re.compile("row-([0-9a-f]{24})")
 _MAX_ID = 200
 _MAX_CHOICES = 100
 # One exchange is one example. A longer conversation would need a decision about who said what; we do not take it.
@@ -94,6 +98,11 @@ def content_key(text: str, choices: Sequence[str] | None) -> str:
     """What makes two rows the same question: the input and its choices, whatever their spacing or Unicode form."""
     parts = [" ".join(unicodedata.normalize("NFC", part).split()) for part in (text, *(choices or ()))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def made_id(question: str) -> str:
+    """The id of a row that has none, from its content key."""
+    return f"row-{question[:24]}"
 
 
 def shown(text: str, limit: int = 80) -> str:
@@ -232,7 +241,7 @@ def _rationale(value: Any) -> str | None:
 
 def _id(value: Any, text: str, choices: Sequence[str] | None) -> str:
     if value is None or value == "":
-        return f"row-{content_key(text, choices)[:24]}"
+        return made_id(content_key(text, choices))
     name = _label(value, "id")
     if len(name) > _MAX_ID:
         raise _refusal("id", f"has {len(name)} characters, and at most {_MAX_ID} are read")

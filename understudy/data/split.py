@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeVar
 
-from understudy.data.rows import SourceInput, SourceRow, content_key
+from understudy.data.rows import SourceInput, SourceRow
+from understudy.data.stored import questions, take
 from understudy.errors import InvalidRequest
 from understudy.schemas import Example, RejectedRow
 
-__all__ = ["remove_known", "remove_leaks", "split_examples"]
+__all__ = ["in_order", "remove_known", "remove_leaks", "split_examples"]
 
 _Row = TypeVar("_Row", Example, SourceInput)
 
 
 def split_examples(
     examples: Sequence[Example], *, validation: float, test: float, seed: int
-) -> tuple[list[Example], list[Example], list[Example]]:
+) -> tuple[Sequence[Example], Sequence[Example], Sequence[Example]]:
     """Divide into (train, validation, test), each in the order given; the shares are met on average.
 
     A row's place depends on its question and the seed only, so it stays when rows are added, removed or reordered, and
@@ -25,7 +27,7 @@ def split_examples(
     stay empty gets the row nearest to it.
     """
     _check_shares(validation, test, len(examples))
-    places = [_place(example, seed) for example in examples]
+    places = array("d", (_place(question, seed) for question in questions(examples)))
     order = sorted(range(len(examples)), key=places.__getitem__)
     asked = (test > 0, validation > 0)
     first = max(sum(place < test for place in places), asked[0])
@@ -33,57 +35,60 @@ def split_examples(
     second = min(second, len(examples) - 1)
     first = min(first, second - asked[1])
 
-    def chosen(indices: Iterable[int]) -> list[Example]:
-        return [examples[index] for index in sorted(indices)]
+    def chosen(indices: Iterable[int]) -> Sequence[Example]:
+        return take(examples, sorted(indices))
 
     return chosen(order[second:]), chosen(order[first:second]), chosen(order[:first])
 
 
 def remove_leaks(
     train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example]
-) -> tuple[list[Example], list[Example], list[RejectedRow]]:
+) -> tuple[Sequence[Example], Sequence[Example], list[RejectedRow]]:
     """Set aside the rows of `train` and `validation` whose question a later split asks; the later split keeps it.
 
     A row that does not know its line (see SourceRow) is named by its position.
     """
-    tested = dict.fromkeys(map(_question, test), "test")
+    tested = dict.fromkeys(questions(test), "test")
     validation, from_validation = _without(validation, tested, "validation")
-    later = dict.fromkeys(map(_question, validation), "validation") | tested
+    later = dict.fromkeys(questions(validation), "validation") | tested
     train, from_train = _without(train, later, "train")
     return train, validation, from_train + from_validation
 
 
+def in_order(examples: Sequence[Example]) -> Sequence[Example]:
+    """The examples by their content's hash, so that the first N are a fair sample of a file that was sorted."""
+    keys = array("Q", (int(question[:16], 16) for question in questions(examples)))
+    return take(examples, sorted(range(len(keys)), key=keys.__getitem__))
+
+
 def remove_known(
     unlabelled: Sequence[SourceInput], **splits: Sequence[Example]
-) -> tuple[list[SourceInput], list[RejectedRow]]:
+) -> tuple[Sequence[SourceInput], list[RejectedRow]]:
     """Set aside the rows whose question one of the splits asks: there it has an answer, or must stay unseen."""
-    known = {_question(row): split for split, rows in splits.items() for row in rows}
+    known = {question: split for split, rows in splits.items() for question in questions(rows)}
     return _without(unlabelled, known, "unlabelled")
 
 
 def _without(
     rows: Sequence[_Row], later: dict[str, str], split: Literal["train", "validation", "unlabelled"]
-) -> tuple[list[_Row], list[RejectedRow]]:
-    kept: list[_Row] = []
+) -> tuple[Sequence[_Row], list[RejectedRow]]:
+    kept = array("q")
     rejected: list[RejectedRow] = []
-    for position, row in enumerate(rows, start=1):
-        where = later.get(_question(row))
+    for place, question in enumerate(questions(rows)):
+        where = later.get(question)
         if where is None:
-            kept.append(row)
+            kept.append(place)
             continue
-        line = row.line if isinstance(row, SourceRow | SourceInput) else position
+        row = rows[place]
+        line = row.line if isinstance(row, SourceRow | SourceInput) else place + 1
         reason = f"the {where} split has the same input"
         rejected.append(RejectedRow(split=split, line=line, reason=reason, param="input"))
-    return kept, rejected
+    return take(rows, kept), rejected
 
 
-def _question(example: Example | SourceInput) -> str:
-    return content_key(example.input, example.choices)
-
-
-def _place(example: Example, seed: int) -> float:
+def _place(question: str, seed: int) -> float:
     """A number in [0, 1) that looks random and is the same on every machine."""
-    digest = hashlib.sha256(f"{seed}:{_question(example)}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{question}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from understudy.data.rows import SourceInput, SourceRow, shown
+from understudy.data.stored import take
 from understudy.errors import InvalidRequest
 from understudy.schemas import Example, RejectedRow, TaskSpec
 
@@ -23,7 +24,11 @@ def infer_task(train: Sequence[Example], template: str = "{input}") -> TaskSpec:
 
     Raises InvalidRequest where there is nothing to learn (one output only) or where only some rows have choices.
     """
-    with_choices = sum(example.choices is not None for example in train)
+    with_choices, outputs = 0, Counter[str]()
+    for example in train:
+        with_choices += example.choices is not None
+        if len(outputs) <= _MAX_LABELS:  # more of them are no classes, whatever follows
+            outputs[example.output] += 1
     if with_choices and with_choices == len(train):
         return TaskSpec(kind="choice", template=template)
     if with_choices:
@@ -31,7 +36,6 @@ def infer_task(train: Sequence[Example], template: str = "{input}") -> TaskSpec:
             f"{with_choices} of {len(train)} training rows have choices: give all of them choices, or none",
             param="choices",
         )
-    outputs = Counter(example.output for example in train)
     if len(outputs) < 2:
         only = f"'{shown(next(iter(outputs)))}'" if outputs else "none"
         raise InvalidRequest(f"the training rows need at least two different outputs; there is {only}", param="output")
@@ -42,26 +46,25 @@ def infer_task(train: Sequence[Example], template: str = "{input}") -> TaskSpec:
 
 def keep_known_labels(
     task: TaskSpec, examples: Sequence[Example], split: Literal["train", "validation", "test"]
-) -> tuple[list[Example], list[RejectedRow]]:
+) -> tuple[Sequence[Example], list[RejectedRow]]:
     """Set aside the rows whose output is no label of a classification task; other tasks keep every row."""
     if task.kind != "classification":
-        return list(examples), []
+        return examples, []
     known = set(task.labels)
     listed = shown(", ".join(task.labels), 200)
-    rejected = [
-        RejectedRow(
-            split=split,
-            line=row.line if isinstance(row, SourceRow) else position,
-            reason=f"output '{shown(row.output)}' is not one of the labels: {listed}",
-            param="output",
-        )
-        for position, row in enumerate(examples, start=1)
-        if row.output not in known
-    ]
-    return [row for row in examples if row.output in known], rejected
+    kept: list[int] = []
+    rejected: list[RejectedRow] = []
+    for place, row in enumerate(examples):
+        if row.output in known:
+            kept.append(place)
+            continue
+        line = row.line if isinstance(row, SourceRow) else place + 1
+        reason = f"output '{shown(row.output)}' is not one of the labels: {listed}"
+        rejected.append(RejectedRow(split=split, line=line, reason=reason, param="output"))
+    return take(examples, kept), rejected
 
 
-def keep_askable(task: TaskSpec, rows: Sequence[SourceInput]) -> tuple[list[SourceInput], list[RejectedRow]]:
+def keep_askable(task: TaskSpec, rows: Sequence[SourceInput]) -> tuple[Sequence[SourceInput], list[RejectedRow]]:
     """Set aside the rows without an answer that are not of the task: choices are on every row of it, or on none."""
     wanted = task.kind == "choice"
     reason = (
@@ -69,12 +72,14 @@ def keep_askable(task: TaskSpec, rows: Sequence[SourceInput]) -> tuple[list[Sour
         if wanted
         else f"choices is there, and the training rows are no multiple choice: their task is {task.kind}"
     )
-    rejected = [
-        RejectedRow(split="unlabelled", line=row.line, reason=reason, param="choices")
-        for row in rows
-        if (row.choices is not None) != wanted
-    ]
-    return [row for row in rows if (row.choices is not None) == wanted], rejected
+    kept: list[int] = []
+    rejected: list[RejectedRow] = []
+    for place, row in enumerate(rows):
+        if (row.choices is not None) == wanted:
+            kept.append(place)
+        else:
+            rejected.append(RejectedRow(split="unlabelled", line=row.line, reason=reason, param="choices"))
+    return take(rows, kept), rejected
 
 
 def _are_classes(outputs: Counter[str]) -> bool:

@@ -6,13 +6,24 @@ Nothing is dropped in silence. What splits must not share is in `split`, and wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from understudy.data.read import Row, read_rows
-from understudy.data.rows import SourceInput, SourceRow, content_key, parse_input, parse_row, shown
+from understudy.data.rows import (
+    MADE_ID,
+    SourceInput,
+    SourceRow,
+    content_key,
+    made_id,
+    parse_input,
+    parse_row,
+    shown,
+)
 from understudy.data.split import remove_known, remove_leaks, split_examples
+from understudy.data.stored import Stored
 from understudy.data.task import infer_task, keep_askable, keep_known_labels
 from understudy.errors import InvalidRequest
 from understudy.schemas import Example, RejectedRow
@@ -31,31 +42,40 @@ __all__ = [
 _REASONS_SHOWN = 3
 
 Split = Literal["train", "validation", "test", "unlabelled"]
-_Source = TypeVar("_Source", SourceRow, SourceInput)
+_Source = TypeVar("_Source", bound=SourceRow | SourceInput)
 
 
-def load_split(path: Path, split: Literal["train", "validation", "test"]) -> tuple[list[Example], list[RejectedRow]]:
-    """Read and check a file. Raises InvalidRequest, which shows the first reasons, where no row is valid."""
-    examples, rejected = _load(path, split, read_rows(path, split), parse_row)
-    return list(examples), rejected
+def load_split(
+    path: Path, split: Literal["train", "validation", "test"], into: Stored[SourceRow] | None = None
+) -> tuple[Sequence[Example], list[RejectedRow]]:
+    """Read and check a file, into a list where nothing else is given.
+
+    Raises InvalidRequest, which shows the first reasons, where no row is valid.
+    """
+    return _load(path, split, read_rows(path, split), parse_row, [] if into is None else into)
 
 
-def load_unlabelled(path: Path) -> tuple[list[SourceInput], list[RejectedRow]]:
+def load_unlabelled(
+    path: Path, into: Stored[SourceInput] | None = None
+) -> tuple[Sequence[SourceInput], list[RejectedRow]]:
     """Read and check a file whose rows need no output; raises as `load_split`. Outputs that are there are not read."""
-    return _load(path, "unlabelled", read_rows(path, answered=False), parse_input)
+    return _load(path, "unlabelled", read_rows(path, answered=False), parse_input, [] if into is None else into)
 
 
 def _load(
-    path: Path, split: Split, rows: Iterable[tuple[int, Row]], parse: Callable[[Mapping[str, Any], int], _Source]
-) -> tuple[list[_Source], list[RejectedRow]]:
-    seen: _Seen[_Source] = _Seen()
-    valid: list[_Source] = []
+    path: Path,
+    split: Split,
+    rows: Iterable[tuple[int, Row]],
+    parse: Callable[[Mapping[str, Any], int], _Source],
+    valid: list[_Source] | Stored[_Source],
+) -> tuple[Sequence[_Source], list[RejectedRow]]:
+    seen = _Seen(valid)
     rejected: list[RejectedRow] = []
     for line, row in rows:
         try:
             if isinstance(row, InvalidRequest):
                 raise row
-            valid.append(seen.first(parse(row, line)))
+            seen.keep(parse(row, line))
         except InvalidRequest as error:
             rejected.append(RejectedRow(split=split, line=line, reason=error.message, param=error.param))
     if not valid:
@@ -64,27 +84,56 @@ def _load(
 
 
 class _Seen(Generic[_Source]):
-    """The questions and ids that a file has asked so far."""
+    """The questions and ids that a file has asked so far: where each row is that has them, by half of a hash.
 
-    def __init__(self) -> None:
-        self._questions: dict[str, _Source] = {}
-        self._ids: dict[str, int] = {}
+    An id that was made from its question needs no place of its own.
+    """
 
-    def first(self, row: _Source) -> _Source:
-        """Return the row, or raise InvalidRequest where an earlier one has the same question or the same id."""
-        key = content_key(row.input, row.choices)
-        before = self._questions.get(key)
-        there, here = getattr(before, "output", None), getattr(row, "output", None)
-        if before is not None and there == here:
-            raise InvalidRequest(f"the same input as line {before.line}", param="input")
-        if before is not None:
-            outputs = f"'{shown(str(there), 40)}' there, '{shown(str(here), 40)}' here"
-            raise InvalidRequest(f"the same input as line {before.line} with another output: {outputs}", param="output")
-        if row.id in self._ids:
-            raise InvalidRequest(f"id '{shown(row.id)}' is the id of line {self._ids[row.id]} already", param="id")
-        self._questions[key] = row
-        self._ids[row.id] = row.line
-        return row
+    def __init__(self, valid: list[_Source] | Stored[_Source]) -> None:
+        self._valid = valid
+        self._questions: dict[int, int] = {}
+        self._ids: dict[int, int] = {}
+
+    def keep(self, row: _Source) -> None:
+        """Add a row to the valid ones, or raise InvalidRequest where an earlier one has its question or its id."""
+        question = content_key(row.input, row.choices)
+        for before in self._at(self._questions, _half(question)):
+            if content_key(before.input, before.choices) == question:
+                raise _asked_before(before, row)
+        for before in self._perhaps_named(row.id):
+            if before.id == row.id:
+                raise InvalidRequest(f"id '{shown(row.id)}' is the id of line {before.line} already", param="id")
+        self._questions[_half(question)] = len(self._valid)
+        if row.id != made_id(question):
+            self._ids[_half(_digest(row.id))] = len(self._valid)
+        self._valid.append(row)
+
+    def _perhaps_named(self, name: str) -> Iterator[_Source]:
+        if self._ids:
+            yield from self._at(self._ids, _half(_digest(name)))
+        if made := MADE_ID.fullmatch(name):
+            yield from self._at(self._questions, _half(made[1]))
+
+    def _at(self, among: Mapping[int, int], half: int) -> Iterator[_Source]:
+        if (place := among.get(half)) is not None:
+            yield self._valid[place]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _half(digest: str) -> int:
+    """What is kept of a hash in memory; whether two that share it are the same is seen in the rows themselves."""
+    return int(digest[:16], 16)
+
+
+def _asked_before(before: SourceRow | SourceInput, row: SourceRow | SourceInput) -> InvalidRequest:
+    there, here = getattr(before, "output", None), getattr(row, "output", None)
+    if there == here:
+        return InvalidRequest(f"the same input as line {before.line}", param="input")
+    outputs = f"'{shown(str(there), 40)}' there, '{shown(str(here), 40)}' here"
+    return InvalidRequest(f"the same input as line {before.line} with another output: {outputs}", param="output")
 
 
 def _first_reasons(rejected: Sequence[RejectedRow]) -> str:

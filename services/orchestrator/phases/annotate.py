@@ -50,6 +50,8 @@ __all__ = [
 
 
 LEAST_ROWS = MIN_ROWS["train"]
+MANY, LARGEST = 1000, 4
+"""Shards of a job from which they are larger, and how many times as large they become."""
 
 Rows = Sequence[Example | PredictionInput]
 """Of the training split, or without an output; never of both."""
@@ -72,11 +74,15 @@ class Annotated(BaseModel):
 
 
 def plan(job: Job, shard_size: int) -> list[NewItem]:
-    """One item a shard of the rows that the students will learn from, those without an output at last."""
+    """One item a shard of the rows that the students will learn from, those without an output at last.
+
+    A job of very many rows has larger shards than `shard_size`, so that its items stay few.
+    """
+    size = max(shard_size, min(LARGEST * shard_size, (job.train_rows + job.unlabelled_rows) // MANY))
     return [
         NewItem(payload={"start": start, "stop": stop, "unlabelled": unlabelled}, total=stop - start)
         for unlabelled, count in ((False, job.train_rows), (True, job.unlabelled_rows))
-        for start, stop in ((start, min(start + shard_size, count)) for start in range(0, count, shard_size))
+        for start, stop in ((start, min(start + size, count)) for start in range(0, count, size))
     ]
 
 
@@ -85,6 +91,9 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
     unlabelled = bool(item.payload.get("unlabelled"))
     examples = _asked(context, job, item)
     teacher = context.teachers.model(job.facts.teacher, grip.check)
+    request = _request(job, examples)
+    keys = keys_of(request, teacher)
+    known = context.rationales.find(keys, request.examples)
     said: list[Attribution] = []
     size = context.settings.teacher_max_examples
     counted = job.spec.budget is not None and job.spec.budget.teacher_tokens is not None
@@ -92,15 +101,16 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
     for start in range(0, len(examples), size):
         if annotation_is_over(job, context.clock(), spent):
             break
-        part = examples[start : start + size]
-        results, read = explained(context, job, teacher, part, grip)
+        part = request.model_copy(update={"examples": request.examples[start : start + size]})
+        results, read = _completed(context, part, known[start : start + size], teacher, grip)
         said += results
         tokens += read
         spent = context.flow.spend(job.id, read) if counted and read else spent
         grip.progress(len(said))
-    whole = [(row, one) for row, one in zip(examples, said, strict=False) if isinstance(row, Example) or _says(one)]
+    explained = zip(keys, examples, said, strict=False)
+    whole = [(key, row, one) for key, row, one in explained if isinstance(row, Example) or _says(one)]
     return Annotated(
-        shard=_publish(context, job, item, teacher, whole) if whole else None,
+        shard=_publish(context, item, whole) if whole else None,
         rows=len(said),
         fingerprint=teacher.fingerprint if said else None,
         tokens=tokens,
@@ -110,19 +120,15 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
 
 
 def _publish(
-    context: Context,
-    job: Job,
-    item: Item,
-    teacher: ModelInfo,
-    explained: Sequence[tuple[Example | PredictionInput, Attribution]],
+    context: Context, item: Item, explained: Sequence[tuple[str, Example | PredictionInput, Attribution]]
 ) -> str:
     """The shard of what was explained, each row under its key."""
     folder = context.scratch(item)
-    rows = [AnnotatedExample(example=_answered(row, said), attribution=said) for row, said in explained]
+    rows = [AnnotatedExample(example=_answered(row, said), attribution=said) for _, row, said in explained]
     write_annotated(folder / "shard.parquet", rows)
-    meta = {"job_id": job.id, "index": item.index, "rows": len(rows)}
+    meta = {"job_id": item.job_id, "index": item.index, "rows": len(rows)}
     shard = context.artifacts.publish("shard", folder, meta).id
-    context.rationales.keep(_keys(job, teacher, [row for row, _ in explained]), shard)
+    context.rationales.keep([key for key, *_ in explained], shard)
     return shard
 
 
@@ -146,20 +152,22 @@ def explained(
     Raises Conflict when the teacher that answers is not the one that `teacher` describes.
     """
     request = _request(job, examples)
-    found = context.rationales.find(keys_of(request, teacher), request.examples)
-    missing = tuple(example for example, known in zip(request.examples, found, strict=True) if known is None)
+    known = context.rationales.find(keys_of(request, teacher), request.examples)
+    return _completed(context, request, known, teacher, grip)
+
+
+def _completed(
+    context: Context, request: AttributionRequest, known: Sequence[Attribution | None], teacher: ModelInfo, grip: Grip
+) -> tuple[list[Attribution], int]:
+    """What is `known` of the request's examples, and the teacher's answers to the others; the tokens of these."""
+    missing = tuple(example for example, one in zip(request.examples, known, strict=True) if one is None)
     if not missing:
-        return [known for known in found if known is not None], 0
-    asked = request.model_copy(update={"examples": missing})
-    answers = context.teachers.attribute(asked, grip.check)
+        return [one for one in known if one is not None], 0
+    answers = context.teachers.attribute(request.model_copy(update={"examples": missing}), grip.check)
     _one({teacher.fingerprint, *(answer.fingerprint for answer in answers)})
     fresh = [result for answer in answers for result in answer.results]
     rest = iter(fresh)
-    return [next(rest) if known is None else known for known in found], sum(result.tokens for result in fresh)
-
-
-def _keys(job: Job, teacher: ModelInfo, examples: Rows) -> list[str]:
-    return keys_of(_request(job, examples), teacher)
+    return [next(rest) if one is None else one for one in known], sum(result.tokens for result in fresh)
 
 
 def _request(job: Job, examples: Rows) -> AttributionRequest:

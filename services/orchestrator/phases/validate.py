@@ -21,7 +21,9 @@ from services.orchestrator.jobs import Arm, Estimate, Event, Item, Job, Rows
 from services.orchestrator.phases.fields import told_as
 from services.orchestrator.steps import pays
 from understudy.data.parquet import write_examples, write_inputs
-from understudy.data.rows import SourceInput, content_key
+from understudy.data.rows import SourceInput, SourceRow
+from understudy.data.split import in_order
+from understudy.data.stored import Stored
 from understudy.data.validate import (
     infer_task,
     keep_askable,
@@ -49,7 +51,7 @@ FIRST = 20
 """Rejected rows in the event, which is all there is of them where the job fails for them."""
 
 Split = Literal["train", "validation", "test"]
-Splits = dict[Split, list[Example]]
+Splits = dict[Split, Sequence[Example]]
 
 MIN_ROWS: Mapping[Split, int] = {"train": 10, "validation": 2, "test": 2}
 
@@ -157,26 +159,24 @@ def _read(context: Context, job: Job, check: Callable[[], None]) -> tuple[Splits
         raise InvalidRequest(f"{error.message}{_aside(rejected)}", param=_field(job, "train")) from error
     test = found.get("test", test)
     train, validation, leaks = remove_leaks(train, found.get("validation", validation), test)
-    # In the order of their content's hash, so that the first N rows are a fair sample of a file that was sorted.
-    train.sort(key=lambda example: content_key(example.input, example.choices))
-    return {"train": train, "validation": validation, "test": test}, rejected + leaks
+    return {"train": in_order(train), "validation": validation, "test": test}, rejected + leaks
 
 
-def _load(context: Context, job: Job, split: Split, file_id: str) -> tuple[list[Example], list[RejectedRow]]:
+def _load(context: Context, job: Job, split: Split, file_id: str) -> tuple[Sequence[Example], list[RejectedRow]]:
     with _opened(context, file_id, _field(job, split)) as path:
-        return load_split(path, split)
+        return load_split(path, split, Stored(SourceRow, context.settings.work))
 
 
 def _unlabelled(
     context: Context, job: Job, splits: Splits, task: TaskSpec
-) -> tuple[list[SourceInput], list[RejectedRow]]:
+) -> tuple[Sequence[SourceInput], list[RejectedRow]]:
     """The rows that the teacher will label. Raises InvalidRequest where a file was given and none of it remains."""
     file_id = job.distillation.unlabelled_file if job.distils else None
     if file_id is None:
         return [], []
     field = job.field("unlabelled_file")
     with _opened(context, file_id, field) as path:
-        rows, rejected = load_unlabelled(path)
+        rows, rejected = load_unlabelled(path, Stored(SourceInput, context.settings.work))
     rows, known = remove_known(rows, **splits)
     rows, others = keep_askable(task, rows)
     rejected += known + others
@@ -290,8 +290,8 @@ def _publish(context: Context, item: Item, found: Examined) -> str:
     if found.unlabelled:
         write_inputs(folder / "unlabelled.parquet", found.unlabelled)
     (folder / "task.json").write_text(found.task.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    lines = "".join(row.model_dump_json() + "\n" for row in found.rejected)
-    (folder / "rejected.jsonl").write_text(lines, encoding="utf-8")
+    with (folder / "rejected.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(row.model_dump_json() + "\n" for row in found.rejected)
     return context.artifacts.publish("dataset", folder).id
 
 
