@@ -9,7 +9,7 @@ from typing import Any
 
 from tables import cell, code, table
 
-__all__ = ["page"]
+__all__ = ["SOURCE", "document", "page"]
 
 Json = Mapping[str, Any]
 
@@ -28,20 +28,25 @@ the same at `/docs`. Errors have [one shape](errors.md) everywhere. With keys, r
 """
 
 
+def document(service: str) -> Json:
+    found: Json = json.loads((FOLDER / f"{service}.json").read_text(encoding="utf-8"))
+    return found
+
+
 def page(service: str) -> str:
-    document = json.loads((FOLDER / f"{service}.json").read_text(encoding="utf-8"))
     parts = [INTRO.format(service=service, port=SOURCE[service])]
-    for tag, operations in _by_tag(document).items():
+    described = document(service)
+    for tag, operations in _by_tag(described).items():
         parts.append(f"## {tag[0].upper()}{tag[1:]}\n\n")
         parts += [_operation(*one) for one in operations]
     parts.append("## Bodies\n\nFields without a default are required.\n\n")
-    parts += [_schema(name, one) for name, one in sorted(document["components"]["schemas"].items())]
+    parts += [_schema(name, one) for name, one in sorted(described["components"]["schemas"].items())]
     return "".join(parts)
 
 
-def _by_tag(document: Json) -> dict[str, list[tuple[str, str, Json]]]:
+def _by_tag(described: Json) -> dict[str, list[tuple[str, str, Json]]]:
     found: dict[str, list[tuple[str, str, Json]]] = {}
-    for path, methods in document["paths"].items():
+    for path, methods in described["paths"].items():
         for method, operation in methods.items():
             found.setdefault((operation.get("tags") or ["other"])[0], []).append((method.upper(), path, operation))
     return found
