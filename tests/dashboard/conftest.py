@@ -15,11 +15,12 @@ from services.orchestrator.jobs import Job
 from services.orchestrator.settings import Settings
 from understudy.testing import FakeTeacher
 
-HOSTILE = (
-    '{"input": "<img src=x onerror=window.hacked=1> was great", "output": "great"}\n'
-    '{"input": "the \\u202eevil txet\\u202c film \\ud83d\\ude00 was awful", "output": "awful"}\n'
+HOSTILE = "".join(
+    f'{{"input": "<img src=x onerror=window.hacked=1> was great {i}", "output": "great"}}\n'
+    f'{{"input": "the \\u202eevil txet\\u202c film \\ud83d\\ude00 was awful {i}", "output": "awful"}}\n'
+    for i in range(4)
 )
-"""Rows that try to be HTML, and to turn around what stands beside them."""
+"""Rows that try to be HTML, and to turn around what stands beside them; so many that some are in each split."""
 REJECTED = '{"input": "no answer <img src=x onerror=window.hacked=1>"}\n'
 
 
@@ -52,7 +53,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeded]:
     teacher = FakeTeacher()
     bench = Bench(settings, teacher)
     spec = {"hyperparameters": {"max_steps": 8}, "recipe": ["rationale_gate"]}
-    job = bench.work(bench.submit(training_file=bench.upload(rows(90) + HOSTILE + REJECTED), spec=spec))
+    job = bench.work(bench.submit(training_file=bench.upload(rows(80) + HOSTILE + REJECTED), spec=spec), seconds=240)
     assert job.status == "succeeded", job.error
     yield Seeded(settings, bench, job, teacher)
     bench.context.close()

@@ -14,6 +14,8 @@ from services.orchestrator import examples, watch
 from services.orchestrator.jobs import Event
 from understudy.errors import Unavailable
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for a real job
+
 JOBS = "/v1/fine_tuning/jobs"
 UPDATES = "/v1/fine_tuning/updates"
 STREAM = {"accept": "text/event-stream"}

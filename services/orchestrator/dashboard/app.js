@@ -120,7 +120,7 @@ function paint() {
       <a class="mark" href="#/jobs"><img src="/dashboard/mark.svg" alt="" width="22" height="22">Understudy</a>
       <nav aria-label="Main">${entry("jobs", "Jobs", "jobs")}${entry("new", "New job", "plus")}${entry("models", "Models", "models")}</nav>
       <div class="foot">
-        ${link ? html`<span class="link ${link}"><i></i>${LINKS[link]}</span>` : nothing}
+        ${link && wanted === null ? html`<span class="link ${link}"><i></i>${LINKS[link]}</span>` : nothing}
         <button type="button" class="plain" @click=${nextTheme} title=${`Colours: ${THEME_NAMES[theme]}`}>${icon("theme")}<span>Theme</span></button>
         <a class="plain" href="/docs">${icon("book")}<span>API</span></a>
         ${key.get() ? html`<button type="button" class="plain" @click=${forgetKey}>${icon("key")}<span>Forget key</span></button>` : nothing}

@@ -33,7 +33,7 @@ const axis = (title, grid, soft, more = {}) => ({
   ...more,
 });
 
-function options({ x, y, percentages, marks, shares }, xs) {
+function options({ x, y, percentages, marks, shares }, xs, end) {
   const [grid, soft, panel, text] = ["--line", "--soft", "--panel", "--ink"].map(resolved);
   const asPercent = percentages ? { callback: (value) => `${Math.round(100 * value)} %` } : {};
   const linear = { type: "linear" };
@@ -43,7 +43,7 @@ function options({ x, y, percentages, marks, shares }, xs) {
     normalized: true,
     interaction: { mode: "nearest", axis: "x", intersect: false },
     scales: {
-      x: axis(x, "transparent", soft, { ...linear, ...(marks ? ticksAt(xs) : {}), ...(shares ? sharesFrom(xs) : {}) }),
+      x: axis(x, "transparent", soft, { ...linear, ...(marks ? ticksAt(xs) : {}), ...(shares ? sharesFrom(xs) : {}), ...(marks || shares ? {} : { min: 0, suggestedMax: end ?? undefined }) }),
       y: (({ ticks, ...rest }) => ({ ...rest, ticks: { ...ticks, ...asPercent } }))(axis(y, grid, soft, linear)),
     },
     plugins: {
@@ -79,7 +79,7 @@ export function lines(words) {
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
   element.append(canvas);
-  let [chart, series, drawn] = [null, [], ""];
+  let [chart, series, drawn, end] = [null, [], "", null];
 
   function redraw() {
     chart?.destroy();
@@ -95,9 +95,10 @@ export function lines(words) {
     drawn = now;
     const datasets = series.map(dataset);
     const xs = [...new Set(series.filter((one) => !one.plain).flatMap((one) => one.points.map((point) => point.x)))].sort((a, b) => a - b);
-    if (!chart) chart = new Chart(canvas, { type: "line", data: { datasets }, options: options(words, xs) });
+    if (!chart) chart = new Chart(canvas, { type: "line", data: { datasets }, options: options(words, xs, end) });
     else {
       chart.data.datasets = datasets;
+      chart.options.scales.x.suggestedMax = end ?? undefined;
       chart.update("none");
     }
   }
@@ -105,8 +106,9 @@ export function lines(words) {
   const one = {
     element,
     redraw,
-    show(found, sentence) {
-      series = found;
+    /** `last` is where the axis ends, though no point is there yet. */
+    show(found, sentence, last = null) {
+      [series, end] = [found, last];
       canvas.setAttribute("aria-label", sentence);
       requestAnimationFrame(paint); // the element may be put into the page by the very drawing that asks for this
     },
@@ -138,4 +140,13 @@ function dataset({ name, colour, points, dashed, dots, only, plain }) {
   };
 }
 
-export const colourOf = (place) => `--series-${(place % SERIES) + 1}`;
+const TEACHER = "teacher";
+const CONTROL = /\+(random|shuffled)_rationale$/;
+export const isControl = (arm) => CONTROL.test(arm);
+
+/** The colour of each arm: a control has its recipe's, and its line is dashed. */
+export function coloursOf(arms) {
+  const recipes = [...new Set(arms.filter((arm) => arm !== TEACHER).map((arm) => arm.replace(CONTROL, "")))];
+  const colour = (arm) => (arm === TEACHER ? "--teacher" : `--series-${(recipes.indexOf(arm.replace(CONTROL, "")) % SERIES) + 1}`);
+  return new Map(arms.map((arm) => [arm, colour(arm)]));
+}

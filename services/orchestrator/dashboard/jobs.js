@@ -70,23 +70,23 @@ export function jobsView(app) {
       <div class="chips" role="group" aria-label="Which jobs">${FILTERS.map(([name, text]) => html`
         <button type="button" aria-pressed=${filter === name} @click=${() => { filter = name; app.draw(); }}>${text}</button>`)}</div>
       ${found.length ? scroll("Jobs", html`
-        <table class="rows jobs">
-          <thead><tr><th scope="col" class="grow">Job</th><th scope="col">Status</th><th scope="col">Progress</th>
-            <th scope="col" class="wide">Result</th><th scope="col" class="wide num">Created</th></tr></thead>
-          <tbody>${repeat(found, (job) => job.id, row)}</tbody>
+        <table class="rows jobs" role="table">
+          <thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader" class="grow">Job</th><th scope="col" role="columnheader">Status</th><th scope="col" role="columnheader">Progress</th>
+            <th scope="col" role="columnheader" class="wide">Result</th><th scope="col" role="columnheader" class="wide num">Created</th></tr></thead>
+          <tbody role="rowgroup">${repeat(found, (job) => job.id, row)}</tbody>
         </table>`) : html`<p class="soft pad">No job is like that.</p>`}
       ${more ? html`<p class="pad"><button type="button" @click=${() => page(order.at(-1))}>Older jobs</button></p>` : nothing}`;
   }
 
   function row(job) {
     const teacher = job.method.distillation?.teacher.model;
-    return html`<tr>
-      <th scope="row" class="grow"><a class="whole" href="#/jobs/${job.id}"><bdi>${shown(job.alias)}</bdi></a>
+    return html`<tr role="row">
+      <th scope="row" role="rowheader" class="grow"><a class="whole" href="#/jobs/${job.id}"><bdi>${shown(job.alias)}</bdi></a>
         <small class="nowrap"><bdi>${teacher ? `${modelName(teacher)} → ` : ""}${modelName(job.model)}</bdi> <code>${shortId(job.id)}</code></small></th>
-      <td>${status(job.status)}</td>
-      <td class="progress">${progress(job)}</td>
-      <td class="wide">${result(job)}</td>
-      <td class="wide num"><time title=${date(job.created_at)}>${ago(job.created_at)}</time>
+      <td role="cell">${status(job.status)}</td>
+      <td role="cell" class="progress">${progress(job)}</td>
+      <td role="cell" class="wide">${result(job)}</td>
+      <td role="cell" class="wide num"><time title=${date(job.created_at)}>${ago(job.created_at)}</time>
         <small>${job.finished_at ? `took ${duration(job.finished_at - job.created_at)}` : ""}</small></td>
     </tr>`;
   }
@@ -96,7 +96,13 @@ export function jobsView(app) {
     if (ENDED.includes(job.status)) return html`<small class="soft">${job.rows ? `${count(job.rows.train)} training rows` : ""}</small>`;
     const { phase, percent: done, completed, total, unit, eta_seconds: eta } = job.progress;
     return html`<span class="with-bar"><span class="phase">${phase}</span>${bar(done / 100, `${shown(job.alias)}: ${phase}`)}</span>
-      <small>${total ? `${count(completed)} / ${count(total)} ${unit}` : "starting"}${eta ? ` · ${duration(eta)} left in this phase` : ""}</small>`;
+      <small>${total ? `${count(completed)} / ${count(total)} ${unit}` : "starting"}${left(job, eta)}</small>`;
+  }
+
+  function left(job, eta) {
+    const rest = job.estimated_finish ? job.estimated_finish - Date.now() / 1000 : null;
+    if (rest !== null && rest > 0) return ` · about ${duration(rest)} left`;
+    return eta ? ` · ${duration(eta)} left in this phase` : "";
   }
 
   function result(job) {

@@ -4,7 +4,7 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { repeat } from "./vendor/lit-html/directives/repeat.js";
 import { api } from "./api.js";
 import { alert, empty, loading, scroll } from "./parts.js";
-import { clock, count, date, shown } from "./text.js";
+import { clock, count, counted, date, shown } from "./text.js";
 
 const PAGE = 100;
 
@@ -22,10 +22,9 @@ export function eventsPart(app, state) {
       ${all.length > most ? html`<p class="pad"><button type="button" @click=${() => { most += PAGE; app.draw(); }}>Older events</button></p>` : nothing}`;
   }
 
-  const line = (one) => html`<li class=${one.level}>
+  const line = (one) => html`<li class=${`at-${one.level}`}>
     <time title=${date(one.created_at)}>${clock(one.created_at)}</time>
-    <span class="level">${one.level === "info" ? nothing : one.level === "warn" ? "Warning" : "Error"}</span>
-    <bdi>${shown(one.message)}</bdi></li>`;
+    <span>${one.level === "info" ? nothing : html`<b>${one.level === "warn" ? "Warning" : "Error"}</b> `}<bdi>${shown(one.message)}</bdi></span></li>`;
 
   return { render };
 }
@@ -53,7 +52,7 @@ export function rowsPart(app, state) {
       return loading(4);
     }
     if (!rows.length) return empty("Every row could be used", "No row of the uploaded files was set aside.");
-    return html`<p class="soft">${count(state.job.rejected_rows.count)} rows were set aside. Lines count from 1 in the uploaded file.</p>
+    return html`<p class="soft">${counted(state.job.rejected_rows.count, "row")} set aside. Lines count from 1 in the uploaded file.</p>
       ${scroll("Rejected rows", rejectedTable(rows))}
       ${more ? html`<p class="pad"><button type="button" @click=${fetchMore}>More rows</button></p>` : nothing}`;
   }

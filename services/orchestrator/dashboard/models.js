@@ -4,7 +4,7 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { api } from "./api.js";
 import { compareBox } from "./compare.js";
 import { alert, confirm, copyable, empty, loading, scroll, verdict } from "./parts.js";
-import { ago, bytes, date, percent, shortId, shown } from "./text.js";
+import { ago, bytes, counted, date, percent, shortId, shown } from "./text.js";
 
 export function modelsView(app, chosen) {
   let [versions, histories, error, fault, busy] = [null, new Map(), null, null, false];
@@ -77,7 +77,7 @@ export function modelsView(app, chosen) {
         <span class="end">${now.back.length ? html`<button type="button" ?disabled=${busy} @click=${() => rollBack(name, now)} aria-label=${`Roll back ${name}`}>Roll back</button>` : nothing}</span></div>
       <p class="outcome">${percent(now.accuracy)} ${verdict(now.verdict)}</p>
       <p class="soft">${copyable(now.id, app.tell)}${now.recipe ? html` <bdi>${shown(now.recipe)}</bdi>` : nothing}</p>
-      <details><summary>${now.history.length} ${now.history.length === 1 ? "move" : "moves"}</summary><ol class="moves">${[...now.history].reverse().map((one) => html`
+      <details><summary>${counted(now.history.length, "move")}</summary><ol class="moves">${[...now.history].reverse().map((one) => html`
         <li><span>${one.how} <code>${shortId(one.artifact)}</code></span> <span class="soft"><time title=${date(one.at)}>${ago(one.at)}</time>${one.by ? html` by <bdi>${shown(shortId(one.by))}</bdi>` : nothing}</span></li>`)}</ol></details></li>`)}</ul>`
       : html`<p class="soft">No alias names a model: promote one below.</p>`}</section>`;
 

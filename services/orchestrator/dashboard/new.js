@@ -4,7 +4,7 @@ import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { ApiError, api, onceKey } from "./api.js";
 import { rejectedTable } from "./lists.js";
 import { alert, facts, scroll } from "./parts.js";
-import { bytes, count, duration, percent, short, shown } from "./text.js";
+import { bytes, count, counted, duration, percent, short, shown } from "./text.js";
 
 /** The recipes that `auto` chooses from, as the form offers them. A test holds them to those that there are. */
 export const RECIPES = [
@@ -204,9 +204,10 @@ export function newView(app) {
         teacher ? ["Teacher’s tokens", short(teacher.tokens), `${count(estimate.teacher_examples)} examples to explain`] : null,
       ])}
       ${cut.map(([who, one]) => html`<p class="warn">${percent(one.truncated_share, 0)} of the rows do not fit the ${who}’s window.</p>`)}
-      <p class="soft">${dry.searches ? "Candidates" : "Trains"}: <bdi>${arms.map((arm) => shown(arm.name)).join(", ")}</bdi></p>
+      <details ?open=${arms.length < 9}><summary>${count(arms.length)} ${dry.searches ? "recipes and controls to choose from" : "recipes and controls to train"}</summary>
+        <ul class="arms">${arms.map((arm) => html`<li><bdi>${shown(arm.name)}</bdi></li>`)}</ul></details>
       ${estimate.unknown.length ? html`<details><summary>What is not known</summary><ul class="plain">${estimate.unknown.map((one) => html`<li><bdi>${shown(one)}</bdi></li>`)}</ul></details>` : nothing}
-      ${rejected.count ? html`<h3>${count(rejected.count)} rejected rows</h3>${scroll("Rejected rows", rejectedTable(rejected.data.slice(0, 50)))}` : nothing}`;
+      ${rejected.count ? html`<h3>${counted(rejected.count, "rejected row")}</h3>${scroll("Rejected rows", rejectedTable(rejected.data.slice(0, 50)))}` : nothing}`;
   }
 
   return { title: () => "New job", render, stop() {} };

@@ -1,7 +1,7 @@
 // A job at a glance: the verdict when there is one, the phases and how long each took, the curves, what it cost.
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
-import { colourOf, lines } from "./charts.js";
+import { coloursOf, isControl, lines } from "./charts.js";
 import { bar, facts, icon, scroll, verdict } from "./parts.js";
 import { wallTimes } from "./story.js";
 import { bytes, count, duration, percent, points, short, shown, whole } from "./text.js";
@@ -64,17 +64,17 @@ export function overviewPart(app, state) {
     if (!sizes.includes(size)) size = sizes.at(-1);
     const runs = [...story.runs.values()].filter((run) => run.size === size || run.arm === TEACHER);
     const arms = [...new Set(runs.map((run) => run.arm))];
-    const colours = new Map(arms.filter((arm) => arm !== TEACHER).map((arm, place) => [arm, colourOf(place)]));
-    colours.set(TEACHER, "--teacher");
+    const colours = coloursOf(arms);
     const visible = runs.filter((run) => !hidden.has(run.arm));
     const series = (what) => visible.filter((run) => run[what].length).map((run) => ({
       name: `${shown(run.arm)}${run.arm === TEACHER ? "" : `, seed ${run.seed}`}`,
       colour: colours.get(run.arm),
       points: run[what],
-      dashed: run.arm.includes("random_rationale"),
+      dashed: isControl(run.arm),
     }));
-    charts.loss.show(series("loss"), `Training loss by step of ${visible.length} trainings; the table below has the last values.`);
-    charts.accuracy.show(series("accuracy"), `Validation accuracy by step of ${visible.length} trainings; the table below has the best values.`);
+    const last = Math.max(...visible.map((run) => run.total ?? 0), 1);
+    charts.loss.show(series("loss"), `Training loss by step of ${visible.length} trainings; the table below has the last values.`, last);
+    charts.accuracy.show(series("accuracy"), `Validation accuracy by step of ${visible.length} trainings; the table below has the best values.`, last);
     const toggle = (arm) => () => {
       if (!hidden.delete(arm)) hidden.add(arm);
       app.draw();
@@ -87,7 +87,7 @@ export function overviewPart(app, state) {
         <div class="two"><figure><figcaption>Training loss</figcaption>${series("loss").length ? charts.loss.element : html`<p class="none">No loss has been told yet.</p>`}</figure>
           <figure><figcaption>Validation accuracy</figcaption>${series("accuracy").length ? charts.accuracy.element : html`<p class="none">Nothing has been validated yet.</p>`}</figure></div>
         <div class="legend" role="group" aria-label="Show in the curves">${arms.map((arm) => html`
-          <button type="button" aria-pressed=${!hidden.has(arm)} @click=${toggle(arm)}><i class=${`line ${arm.includes("random_rationale") ? "dashed" : ""}`} .style=${`color:var(${colours.get(arm)})`}></i><bdi>${shown(arm)}</bdi></button>`)}</div>
+          <button type="button" aria-pressed=${!hidden.has(arm)} @click=${toggle(arm)}><i class=${`line ${isControl(arm) ? "dashed" : ""}`} .style=${`color:var(${colours.get(arm)})`}></i><bdi>${shown(arm)}</bdi></button>`)}</div>
         <details><summary>As a table</summary>${table(runs)}</details>
       </div></section>`;
   }

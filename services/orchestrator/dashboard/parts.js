@@ -79,7 +79,7 @@ export const facts = (entries) => html`
   <dl class="facts">${entries.filter(Boolean).map(([name, value, note]) => html`
     <div><dt>${name}</dt><dd>${value}${note ? html`<small>${note}</small>` : nothing}</dd></div>`)}</dl>`;
 
-export const scroll = (label, table) => html`<div class="scroll" tabindex="0" role="region" aria-label=${label}>${table}</div>`;
+export const scroll = (label, table) => html`<div class="scroll" tabindex="0" role="group" aria-label=${label}>${table}</div>`;
 
 /** An id, shortened, that a press copies whole. */
 export function copyable(id, tell) {

@@ -3,7 +3,7 @@
 
 import { html, nothing } from "./vendor/lit-html/lit-html.js";
 import { api } from "./api.js";
-import { colourOf, lines } from "./charts.js";
+import { coloursOf, isControl, lines } from "./charts.js";
 import { headline } from "./overview.js";
 import { alert, axisAround, empty, facts, heat, interval, loading, scroll, verdict } from "./parts.js";
 import { count, duration, percent, points, short, shown } from "./text.js";
@@ -83,27 +83,28 @@ export function reportPart(app, state) {
   function figures(report) {
     const { calibration, curve } = report;
     if (!calibration.length && !curve.length) return nothing;
-    const label = (name, place) => ({ name, colour: name === "teacher" ? "--teacher" : colourOf(place) });
+    const colours = coloursOf(["teacher", ...report.arms.map((arm) => arm.recipe)]);
+    const label = (name) => ({ name: shown(name), colour: colours.get(name) ?? "--soft", dashed: isControl(name) });
     if (calibration.length) {
       charts.calibration.show([
         { name: "perfect", colour: "--soft", points: DIAGONAL, dashed: true, plain: true },
-        ...calibration.map((one, place) => ({ ...label(shown(one.model), place), only: true, points: one.bins.map((bin) => ({ x: bin.confidence, y: bin.accuracy })) })),
+        ...calibration.map((one) => ({ ...label(one.model), only: true, points: one.bins.map((bin) => ({ x: bin.confidence, y: bin.accuracy })) })),
       ], `How often answers of a confidence are right. ${calibration.map((one) => `${shown(one.model)}: calibration error ${percent(one.ece)}`).join(", ")}.`);
     }
     const recipes = [...new Set(curve.map((one) => one.recipe))];
     if (curve.length) {
-      charts.curve.show(recipes.map((recipe, place) => ({
-        ...label(shown(recipe), place), dots: true, dashed: recipe.includes("random_rationale"),
+      charts.curve.show(recipes.map((recipe) => ({
+        ...label(recipe), dots: true,
         points: curve.filter((one) => one.recipe === recipe).sort((a, b) => a.size - b.size).map((one) => ({ x: one.size, y: one.accuracy.value })),
       })), "Test accuracy by the number of labelled rows; the table below has the numbers.");
     }
     return html`<section aria-labelledby="figures"><h2 id="figures">Figures</h2><div class="card two">
       ${calibration.length ? html`<figure><figcaption>Calibration: share right by confidence</figcaption>${charts.calibration.element}
-        ${legend(calibration.map((one, place) => [label(shown(one.model), place), `${shown(one.model)}, error ${percent(one.ece)}`]))}
+        ${legend(calibration.map((one) => [label(one.model), `${shown(one.model)}, error ${percent(one.ece)}`]))}
         <details><summary>As a table</summary>${scroll("Calibration", html`<table><thead><tr><th scope="col">Model</th><th scope="col" class="num">Error</th><th scope="col" class="num">If calibrated</th><th scope="col" class="num">Brier</th></tr></thead>
           <tbody>${calibration.map((one) => html`<tr><th scope="row"><bdi>${shown(one.model)}</bdi></th><td class="num">${percent(one.ece)}</td><td class="num">${percent(one.ece_if_calibrated)}</td><td class="num">${one.brier.toFixed(3)}</td></tr>`)}</tbody></table>`)}</details></figure>` : nothing}
       ${curve.length ? html`<figure><figcaption>Test accuracy by labelled rows</figcaption>${charts.curve.element}
-        ${legend(recipes.map((recipe, place) => [{ ...label(shown(recipe), place), dashed: recipe.includes("random_rationale") }, shown(recipe)]))}
+        ${legend(recipes.map((recipe) => [label(recipe), shown(recipe)]))}
         <details><summary>As a table</summary>${scroll("Learning curve", html`<table><thead><tr><th scope="col">Recipe</th><th scope="col" class="num">Rows</th><th scope="col" class="num">Accuracy</th><th scope="col" class="num">To finetune</th></tr></thead>
           <tbody>${curve.map((one) => html`<tr><th scope="row"><bdi>${shown(one.recipe)}</bdi></th><td class="num">${count(one.size)}</td><td class="num">${percent(one.accuracy.value)}</td><td class="num">${one.difference ? points(one.difference.value) : "–"}</td></tr>`)}</tbody></table>`)}</details></figure>` : nothing}
     </div></section>`;

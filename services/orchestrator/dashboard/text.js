@@ -4,6 +4,9 @@ const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export const count = (value) => (value === null || value === undefined ? "–" : number.format(value));
 
+/** `1 row`, `2 rows` */
+export const counted = (value, thing) => `${count(value)} ${thing}${value === 1 ? "" : "s"}`;
+
 export function short(value) {
   for (const [size, unit] of [[1e9, "B"], [1e6, "M"], [1e4, "k"]]) {
     if (value >= size) return `${Number((value / (unit === "k" ? 1e3 : size)).toPrecision(3))} ${unit}`;
