@@ -27,6 +27,5 @@ found = understudy.compare(
 print(found)  # comprehensiveness high is good, sufficiency low is good; * is the best of a column
 
 # For programs: the sentences below the table, and every figure.
-print(
-    f"\n{len(found.table.rows)} methods, {len(found.sentences)} sentence, {len(found.to_json()):,} characters of JSON"
-)
+print(f"\n{len(found.table.rows)} methods; {len(found.to_json()):,} characters of JSON; and in words:")
+print(found.sentences)

@@ -30,7 +30,7 @@ from understudy.errors import InvalidRequest, Unavailable, UnderstudyError, Unkn
 from understudy.evaluation.report import Report
 from understudy.jobs import cancelled_by_interrupt, distillation_job, local_file, submit, watch
 from understudy.python.loaded import Loaded, Model, Predictions, load
-from understudy.python.notebook import NotebookBars, as_text, framed, in_notebook
+from understudy.python.notebook import NotebookBars, as_text, framed, in_notebook, no_widgets
 from understudy.python.tables import Rows, write_rows
 
 __all__ = ["Distilled", "distill"]
@@ -301,6 +301,7 @@ def _file(rows: Rows, folder: Path, param: str) -> Path:
 
 def _inline() -> Any:
     """The services, which the library does not import: found by name when somebody wants them in his own process."""
+    no_widgets()
     try:
         return import_module("services.inline")
     except ModuleNotFoundError as error:

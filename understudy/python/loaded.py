@@ -18,7 +18,7 @@ from understudy.attribution.heatmap import to_html
 from understudy.display import prediction_view
 from understudy.errors import InvalidRequest, ModelNotFound, UnderstudyError
 from understudy.explain import Question, question
-from understudy.python.notebook import as_text, framed
+from understudy.python.notebook import as_text, framed, no_widgets
 from understudy.python.tables import rows_of
 from understudy.schemas import Attribution, Prediction, PredictionInput, Reasons, TaskSpec
 
@@ -187,6 +187,7 @@ def load(
         raise InvalidRequest("name the model: a folder, an artifact, an alias or a hub name", param="model")
     artifacts = Path(home) / "artifacts"
     store = ArtifactStore(artifacts) if artifacts.is_dir() else None
+    no_widgets()
     from understudy.models.load import ModelCard, load_adapter, load_card
     from understudy.models.source import Source
     from understudy.serving.engines import load_engine

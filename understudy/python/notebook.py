@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from understudy.display import PhaseBars
 
-__all__ = ["NotebookBars", "as_html", "as_text", "counting", "framed", "in_notebook"]
+__all__ = ["NotebookBars", "as_html", "as_text", "counting", "framed", "in_notebook", "no_widgets"]
 
 WIDTH = 100
 """Characters of a line where no terminal says how many."""
@@ -28,6 +29,14 @@ _PRE = (
 
 def in_notebook() -> bool:
     return Console().is_jupyter
+
+
+def no_widgets() -> None:
+    """Keep other libraries' bars from complaining that a notebook has no widgets: none of them is shown here."""
+    if in_notebook():
+        with warnings.catch_warnings(), suppress(ImportError):
+            warnings.simplefilter("ignore")
+            import_module("tqdm.auto")  # it complains once, when it is imported first
 
 
 def framed(page: str, height: int) -> str:
