@@ -160,22 +160,3 @@ def test_a_deletion_that_somebody_objects_to_at_its_last_moment_does_not_happen(
     assert (store.folder(artifact.id) / "weights.bin").is_file()
     store.delete(artifact.id)
     assert not store.exists(artifact.id)
-
-
-@pytest.mark.parametrize("root", ["folder", "memory://aside/artifacts"])
-def test_what_is_set_aside_is_gone_at_once_and_can_be_put_back(folder: Path, tmp_path: Path, root: str) -> None:
-    store = ArtifactStore(str(tmp_path / "artifacts") if root == "folder" else root, cache=tmp_path / "cache")
-    artifact = store.publish("model", folder)
-    with store.alone():
-        assert store.set_aside(artifact.id)
-        assert not store.exists(artifact.id)
-        assert not store.set_aside(artifact.id)
-        assert store.is_whole_aside(artifact.id)
-        store.put_back(artifact.id)
-    assert (store.folder(artifact.id) / "weights.bin").is_file()
-    assert store.get(artifact.id) == artifact
-    with store.alone():
-        assert store.set_aside(artifact.id)
-        store.purge(artifact.id)
-        assert not store.is_whole_aside(artifact.id)
-    assert [name for name in store.fs.find(store.root) if not name.endswith("lock")] == []

@@ -4,14 +4,12 @@
 is the kind and a hash of the content: publishing the same bytes twice gives the same id and costs nothing. Aliases
 (`production` -> `model-...`) are the only thing here that changes. Knows nothing of what is inside an artifact.
 
-Removal takes two steps, so that it can be taken back: `set_aside` makes an artifact disappear at once and whole, and
-`purge` or `put_back` ends it. Whoever comes to rely on an artifact that exists already says so first with `use`, which
-looks again then; whoever removes one sets it aside first, and looks at `used_at` then: at least one sees the other.
+Whoever comes to rely on an artifact that exists already says so first with `use`, which looks again then; whoever
+removes one sets it aside first (see `removals`), and looks at `used_at` then: at least one sees the other.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -33,17 +31,14 @@ from fsspec.core import url_to_fs
 
 from understudy.aliases import Aliases, How, Move
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
+from understudy.removals import MANIFEST, USED, Removals, modified
 
 __all__ = ["Artifact", "ArtifactStore", "Inventory", "Kind", "Stray", "check_alias", "ids_in", "published_for"]
 
 Kind = Literal["file", "dataset", "shard", "model", "report"]
 _ID = re.compile(rf"({'|'.join(get_args(Kind))})-[0-9a-f]{{24}}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MANIFEST = "manifest.json"
 _PART = ".part"
-_USED, _REMOVED = "used", "removed"
-REMOVAL_SECONDS = 60.0
-"""How long a removal on an object store may take. Who publishes the same content meanwhile waits for its end."""
 _owner: ContextVar[str] = ContextVar("owner", default="")
 
 
@@ -117,6 +112,8 @@ class ArtifactStore:
         self._verified: set[str] = set()
         self.moves = Aliases(self.fs, self.root, self._write_json, local=self._local)
         """The aliases with their history; `set_alias` and `resolve` are the checked way to it."""
+        self.removals = Removals(self.fs, self.root, None if self._local else self._cache, self._verified.discard)
+        """Removal in two steps; `delete` is both of them."""
 
     def publish(self, kind: Kind, folder: Path, meta: Mapping[str, Any] | None = None) -> Artifact:
         """Copy every file of `folder` into the store and return the finished artifact.
@@ -138,7 +135,7 @@ class ArtifactStore:
         )
         if self.use(artifact.id):
             return self.get(artifact.id)
-        self._wait_for_removal(artifact.id)
+        self.removals.wait_for_end(artifact.id)
         if self._local and not os.path.lexists(self._path(artifact.id)):
             self._publish_at_once(artifact, folder)
         else:  # object stores cannot rename a folder; and a folder without a manifest is of a removal that was cut off
@@ -150,22 +147,22 @@ class ArtifactStore:
         if not _ID.fullmatch(artifact_id):
             return False
         self.fs.invalidate_cache(self._path(artifact_id))
-        return bool(self.fs.exists(f"{self._path(artifact_id)}/{_MANIFEST}"))
+        return bool(self.fs.exists(f"{self._path(artifact_id)}/{MANIFEST}"))
 
     def use(self, artifact_id: str) -> bool:
         """Note that somebody relies on an artifact from now on; False where there is none."""
         if not self.exists(artifact_id):
             return False
-        self._write_small(f"{self.root}/{_USED}/{artifact_id}", str(time.time()).encode())
+        self._write_small(f"{self.root}/{USED}/{artifact_id}", str(time.time()).encode())
         return self.exists(artifact_id)
 
     def used_at(self, artifact_ids: Iterable[str]) -> dict[str, float]:
         """When each of these was last noted to be used, in seconds since 1970; those that never were are left out."""
-        self.fs.invalidate_cache(f"{self.root}/{_USED}")
+        self.fs.invalidate_cache(f"{self.root}/{USED}")
         found = {}
         for artifact_id in artifact_ids:
             with suppress(FileNotFoundError, ValueError):
-                found[artifact_id] = float(self.fs.cat_file(f"{self.root}/{_USED}/{artifact_id}"))
+                found[artifact_id] = float(self.fs.cat_file(f"{self.root}/{USED}/{artifact_id}"))
         return found
 
     def get(self, artifact_id: str) -> Artifact:
@@ -173,7 +170,7 @@ class ArtifactStore:
         if not self.exists(artifact_id):
             raise ArtifactNotFound(f"no artifact '{artifact_id}' in this store")
         try:
-            return Artifact(**json.loads(self.fs.cat_file(f"{self._path(artifact_id)}/{_MANIFEST}")))
+            return Artifact(**json.loads(self.fs.cat_file(f"{self._path(artifact_id)}/{MANIFEST}")))
         except (TypeError, ValueError) as error:
             raise ArtifactCorrupt(f"the manifest of '{artifact_id}' cannot be read: {error}") from error
 
@@ -205,94 +202,15 @@ class ArtifactStore:
         it in this moment says so first, in a way that `check` can see, and looks then whether it is there.
         """
         self.get(artifact_id)
-        with self.alone():
-            if not self.set_aside(artifact_id):
+        with self.removals.alone():
+            if not self.removals.set_aside(artifact_id):
                 return
             try:
                 check()
             except BaseException:
-                self.put_back(artifact_id)
+                self.removals.put_back(artifact_id)
                 raise
-            self.purge(artifact_id)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else on this file system removes anything meanwhile; object stores have no locks."""
-        if not self._local:
-            yield
-            return
-        place = Path(self.root) / _REMOVED
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def set_aside(self, artifact_id: str) -> bool:
-        """Make an artifact disappear, at once and so that it can be put back; False where there is none.
-
-        Within `alone`. A file system renames its folder; on an object store its manifest moves, and its files stay.
-        """
-        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
-        self._verified.discard(artifact_id)
-        if self._local:
-            if not self.exists(artifact_id):
-                return False
-            shutil.rmtree(aside, ignore_errors=True)  # of a removal that was cut off: nobody else has the lock
-            Path(self._path(artifact_id)).rename(aside)
-            return True
-        try:
-            manifest = self.fs.cat_file(f"{self._path(artifact_id)}/{_MANIFEST}")
-        except FileNotFoundError:
-            return False
-        self.fs.pipe_file(f"{aside}/{_MANIFEST}", manifest)
-        self.fs.rm_file(f"{self._path(artifact_id)}/{_MANIFEST}")
-        return True
-
-    def put_back(self, artifact_id: str) -> None:
-        """Let what was set aside be there again; where somebody has published it anew, that stays."""
-        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
-        if self._local:
-            with suppress(OSError):  # it is there again
-                Path(aside).rename(self._path(artifact_id))
-            shutil.rmtree(aside, ignore_errors=True)
-            return
-        self.fs.pipe_file(f"{self._path(artifact_id)}/{_MANIFEST}", self.fs.cat_file(f"{aside}/{_MANIFEST}"))
-        self.fs.rm_file(f"{aside}/{_MANIFEST}")
-
-    def purge(self, artifact_id: str) -> None:
-        """Remove for good what was set aside. Cut off in between, it is done again from its beginning."""
-        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
-        if self._local:
-            Path(aside, _MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(aside)
-        else:
-            for name in json.loads(self.fs.cat_file(f"{aside}/{_MANIFEST}"))["files"]:
-                with suppress(FileNotFoundError):
-                    self.fs.rm_file(f"{self._path(artifact_id)}/{name}")
-            self.fs.rm_file(f"{aside}/{_MANIFEST}")
-            shutil.rmtree(self._cache / artifact_id, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            self.fs.rm_file(f"{self.root}/{_USED}/{artifact_id}")
-
-    def removals(self) -> list[str]:
-        """What was set aside and neither put back nor purged, by those whose time for it is over. Within `alone`."""
-        self.fs.invalidate_cache(f"{self.root}/{_REMOVED}")
-        found = []
-        for path, facts in self.fs.find(f"{self.root}/{_REMOVED}", detail=True, withdirs=self._local).items():
-            name = self._inside(path).split("/")[1:2]
-            late = self._local or time.time() - _modified(facts) > REMOVAL_SECONDS
-            if name and _ID.fullmatch(name[0]) and late:
-                found.append(name[0])
-        return sorted(set(found))
-
-    def is_whole_aside(self, artifact_id: str) -> bool:
-        """Whether all files of what was set aside are still there, so that it can be put back."""
-        aside = f"{self.root}/{_REMOVED}/{artifact_id}"
-        try:
-            files = json.loads(self.fs.cat_file(f"{aside}/{_MANIFEST}"))["files"]
-        except (FileNotFoundError, ValueError):
-            return False
-        return all(self.fs.exists(f"{aside if self._local else self._path(artifact_id)}/{name}") for name in files)
+            self.removals.purge(artifact_id)
 
     def inventory(self) -> Inventory:
         """Everything that is there, in one listing."""
@@ -304,7 +222,7 @@ class ArtifactStore:
         self.fs.invalidate_cache()  # what was listed is soon not true any more
         found = Inventory()
         for name, files in sorted(groups.items()):
-            if _ID.fullmatch(name) and _MANIFEST in files:
+            if _ID.fullmatch(name) and MANIFEST in files:
                 try:
                     found.artifacts.append(self.get(name))
                 except ArtifactNotFound:
@@ -368,7 +286,7 @@ class ArtifactStore:
 
     def list(self, kind: Kind) -> list[Artifact]:
         """Finished artifacts of one kind, oldest first."""
-        found = (str(path).rsplit("/", 2)[-2] for path in self.fs.glob(f"{self.root}/{kind}-*/{_MANIFEST}"))
+        found = (str(path).rsplit("/", 2)[-2] for path in self.fs.glob(f"{self.root}/{kind}-*/{MANIFEST}"))
         return sorted((self.get(name) for name in found if _ID.fullmatch(name)), key=lambda a: (a.created_at, a.id))
 
     def half_written(self) -> dict[str, Sequence[Path]]:
@@ -400,17 +318,7 @@ class ArtifactStore:
             target = f"{place}/{name}"
             self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
             self._write(target, folder / name)
-        self._write_json(f"{place}/{_MANIFEST}", artifact.__dict__)
-
-    def _wait_for_removal(self, artifact_id: str) -> None:
-        """On an object store the files of an artifact go one by one: what is published anew must not be among them."""
-        record = f"{self.root}/{_REMOVED}/{artifact_id}/{_MANIFEST}"
-        until = time.monotonic() + REMOVAL_SECONDS
-        while not self._local and time.monotonic() < until:
-            self.fs.invalidate_cache(record.rsplit("/", 1)[0])
-            if not self.fs.exists(record):
-                return
-            time.sleep(0.2)
+        self._write_json(f"{place}/{MANIFEST}", artifact.__dict__)
 
     def _inside(self, path: Any) -> str:
         return str(path).removeprefix(self.root).lstrip("/")
@@ -460,14 +368,5 @@ def _aside(target: str) -> Iterator[BinaryIO]:
 
 
 def _stray(path: str, files: Mapping[str, Mapping[str, Any]]) -> Stray:
-    newest = max(map(_modified, files.values()))
+    newest = max(map(modified, files.values()))
     return Stray(path, sum(int(one.get("size") or 0) for one in files.values()), newest)
-
-
-def _modified(facts: Mapping[str, Any]) -> float:
-    """When a file was written, as the file systems of fsspec say it; now where they do not."""
-    for name in ("mtime", "LastModified", "last_modified", "created"):
-        value = facts.get(name)
-        if value is not None:
-            return float(value.timestamp() if hasattr(value, "timestamp") else value)
-    return time.time()

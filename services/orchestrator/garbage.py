@@ -224,20 +224,22 @@ class Collector:
         if dry_run:
             yield from (Fate(one.id, one.kind, one.bytes, "removed", _why(one, found)) for one in ripe)
             return
-        with self._store.alone():
+        with self._store.removals.alone():
             with self._database.write() as sql:
                 still(sql)
                 again, _ = self._needed(sql, ripe, now)
-                aside = {one.id for one in ripe if one.id not in again.reasons and self._store.set_aside(one.id)}
+                aside = {
+                    one.id for one in ripe if one.id not in again.reasons and self._store.removals.set_aside(one.id)
+                }
             for one in ripe:
                 yield self._end(one, found, now) if one.id in aside else _kept(one, again)
 
     def _end(self, one: Artifact, found: Needs, now: float) -> Fate:
         """Remove for good what is set aside, unless somebody has come to rely on it without the database."""
         if reason := self._relied_on(one.id, now):
-            self._store.put_back(one.id)
+            self._store.removals.put_back(one.id)
             return Fate(one.id, one.kind, one.bytes, "kept", reason)
-        self._store.purge(one.id)
+        self._store.removals.purge(one.id)
         with self._database.write() as sql:
             sql.execute(delete(rationales).where(rationales.c.shard == one.id))
         return Fate(one.id, one.kind, one.bytes, "removed", _why(one, found))
@@ -249,13 +251,13 @@ class Collector:
 
     def _end_removals(self, found: Needs) -> None:
         """End what a round that was cut off had begun."""
-        with self._store.alone():
-            for artifact_id in self._store.removals():
+        with self._store.removals.alone():
+            for artifact_id in self._store.removals.cut_off():
                 needed = artifact_id in found.reasons or self._relied_on(artifact_id, self._clock())
-                if needed and self._store.is_whole_aside(artifact_id):
-                    self._store.put_back(artifact_id)
+                if needed and self._store.removals.is_whole(artifact_id):
+                    self._store.removals.put_back(artifact_id)
                 else:
-                    self._store.purge(artifact_id)
+                    self._store.removals.purge(artifact_id)
 
     def _sweep_up(self, stray: Stray, now: float, *, dry_run: bool) -> Fate | None:
         if stray.modified > now - self._bounds.grace:

@@ -380,26 +380,26 @@ class Watched(ArtifactStore):
     act: Callable[[], None]
     at: tuple[str, str]
 
-    def _step(self, name: str, step: Callable[[], Any]) -> Any:
-        if self.at == ("before", name):
-            self.act()
-        found = step()
-        if self.at == ("after", name):
-            self.act()
-        return found
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        for owner, name in (
+            (self, "inventory"),
+            (self, "used_at"),
+            (self.removals, "set_aside"),
+            (self.removals, "purge"),
+        ):
+            setattr(owner, name, self._watched(name, getattr(owner, name)))
 
-    def inventory(self) -> Any:
-        return self._step("inventory", super().inventory)
+    def _watched(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any) -> Any:
+            if self.at == ("before", name):
+                self.act()
+            found = step(*arguments)
+            if self.at == ("after", name):
+                self.act()
+            return found
 
-    def set_aside(self, artifact_id: str) -> Any:
-        return self._step("set_aside", lambda: super(Watched, self).set_aside(artifact_id))
-
-    def used_at(self, artifact_ids: Any) -> Any:
-        ids = list(artifact_ids)
-        return self._step("used_at", lambda: super(Watched, self).used_at(ids))
-
-    def purge(self, artifact_id: str) -> Any:
-        return self._step("purge", lambda: super(Watched, self).purge(artifact_id))
+        return watched
 
 
 STEPS = [(when, step) for step in ("inventory", "set_aside", "used_at", "purge") for when in ("before", "after")]
