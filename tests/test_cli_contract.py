@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
-from understudy import cli
+from understudy import cli, errors
 from understudy.commands.exits import EPILOG, MEANINGS, Exit
+from understudy.display_jobs import ADVICE, job_view, jobs_view
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTED = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -155,3 +158,51 @@ def test_an_orchestrator_that_is_away_is_said_with_what_to_do(tmp_path: Path) ->
 def test_json_of_a_list_is_a_list(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, ["models", "list", "--home", str(tmp_path), "--json"])
     assert json.loads(done.stdout) == []
+
+
+def _job(**changes: Any) -> dict[str, Any]:
+    """A job as it comes over the wire, as far as it is shown."""
+    phase = {"phase": "train", "state": "failed", "completed": 3, "total": 4, "unit": "steps", "percent": 75.0}
+    job = {
+        "id": f"ftjob-{'0' * 24}",
+        "status": "failed",
+        "phase": "train",
+        "model": "scratch:bert-1x16",
+        "phases": [phase],
+    }
+    job |= {"created_at": 1_795_280_000, "finished_at": 1_795_280_060, "fine_tuned_model": None, "alias": "production"}
+    job |= {"method": {"type": "distillation", "distillation": {"teacher": {"model": "teacher"}}}, "progress": phase}
+    job |= {"spent": {"seconds": 61.0, "seconds_by_phase": {"train": 61.0}, "teacher_tokens": 1234}}
+    return job | {"error": {"code": "unavailable", "message": "no teacher answers", "param": None}} | changes
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_of_jobs_keeps_ids_whole_in_a_terminal(width: int) -> None:
+    shown = io.StringIO()
+    made = _job(status="succeeded", error=None, fine_tuned_model=f"model-{'a' * 24}")
+    Console(file=shown, width=width).print(jobs_view([made, _job()]))
+    for words in (f"ftjob-{'0' * 24}", f"model-{'a' * 24}", "succeeded", "failed", "no teacher answers"):
+        assert words in re.sub(r"\s+", " ", shown.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("error", "option", "words"),
+    [
+        ({"code": "unavailable", "message": "m"}, None, "understudy doctor"),
+        ({"code": "budget_exhausted", "message": "m"}, None, "--budget-seconds"),
+        ({"code": "unknown_name", "message": "m"}, "--recipe", "Change --recipe"),
+        ({"code": "something_new", "message": "m"}, None, "--dry-run"),
+    ],
+)
+def test_a_job_that_failed_is_shown_with_what_to_do(error: dict[str, str], option: str | None, words: str) -> None:
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(job_view(_job(error=error), [], option))
+    assert words in shown.getvalue()
+    assert "1 min 1 s of workers · 1,234 teacher tokens" in shown.getvalue()
+    assert "✗ train" in shown.getvalue()
+
+
+def test_every_code_that_there_is_advice_for_is_one_of_an_error() -> None:
+    assert set(ADVICE) <= {
+        kind.code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "code")
+    }

@@ -18,12 +18,12 @@ from rich.text import Text
 from understudy.display import bullet
 from understudy.evaluation.report import duration
 
-__all__ = ["advice", "job_view", "jobs_view"]
+__all__ = ["ADVICE", "advice", "job_view", "jobs_view"]
 
 _STYLES = {"succeeded": "green", "failed": "bold red", "cancelled": "dim", "paused": "yellow", "running": "cyan"}
 _SIGNS = {"done": "✓", "running": "▸", "failed": "✗", "cancelled": "✗", "paused": "‖", "pending": "·"}
 
-_ADVICE: Mapping[str, str] = {
+ADVICE: Mapping[str, str] = {
     "unavailable": "`understudy doctor` says which service is away. Submit the job again once it answers.",
     "overloaded": "Submit the job again when the teacher has less to do.",
     "budget_exhausted": "Submit it again with a larger --budget-seconds or --budget-teacher-tokens, or fewer recipes.",
@@ -41,23 +41,23 @@ def advice(error: Mapping[str, Any], option: str | None) -> str | None:
     """What to do about a job's error; `option` is the one that sets the field at fault."""
     if option:
         return f"Change {option} and submit it again; --dry-run checks that first."
-    if str(error.get("code", "")) in _ADVICE:
-        return _ADVICE[str(error["code"])]
+    if str(error.get("code", "")) in ADVICE:
+        return ADVICE[str(error["code"])]
     return "Change the rows or options that it names and submit it again; `distill --dry-run` checks that first."
 
 
 def jobs_view(jobs: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("job", no_wrap=True)
-    for title in ("state", "made", "student and result"):
-        table.add_column(title, overflow="fold")
+    table.add_column("job, made", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    table.add_column("student, result", overflow="fold", min_width=30)  # as long as an artifact's id
     for job in jobs:
         state = Text(job["status"], _STYLES.get(job["status"], ""))
         if job["status"] in ("running", "paused"):
             state.append(f"\n{job['phase']} {job['progress']['percent']:.0f} %", "dim")
         result = job["fine_tuned_model"] or (job.get("error") or {}).get("message") or ""
         about = Text(job["model"]).append(f"\n{_short(result)}" if result else "", "dim")
-        table.add_row(job["id"], state, _moment(job["created_at"]), about)
+        table.add_row(Text(job["id"]).append(f"\n{_moment(job['created_at'])}", "dim"), state, about)
     return table
 
 

@@ -82,7 +82,12 @@ def distill(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A note on the job; repeatable. `jobs list` finds it.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all and estimate the cost; train nothing.")] = False,
-    url: Annotated[str | None, typer.Option(help="An orchestrator that runs already; else a stack is started.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="An orchestrator; else that of HOME's stack, which is started unless it runs.", envvar="UNDERSTUDY_URL"
+        ),
+    ] = None,
     api_key: Key = None,
     home: StackHome = DEFAULT_HOME,
     keep: Keep = False,
@@ -162,9 +167,12 @@ def _distill(
 
 @contextmanager
 def _address(url: str | None, home: Path, as_json: bool) -> Iterator[tuple[str, Stack | None]]:
-    """The orchestrator that was named, or one of a stack that is started for this."""
+    """The orchestrator that was named, that of the stack that runs in `home`, or of one that is started for this."""
     from understudy.quickstart import config
+    from understudy.stack import addresses
 
+    if running_here := addresses(home):
+        url = url or running_here["orchestrator"]
     if url:
         yield url, None
         return
