@@ -30,7 +30,7 @@ from services.orchestrator.execute import execute
 from services.orchestrator.jobs import Event, Queue
 from services.orchestrator.settings import Settings
 from services.teacher.settings import Settings as TeacherSettings
-from understudy.errors import Unavailable
+from understudy.errors import Conflict, Unavailable
 from understudy.keys import new_key
 from understudy.stack import hold_home
 
@@ -42,6 +42,7 @@ MADE_BY = {"made_by": "understudy.distill"}
 HOST = "127.0.0.1"
 
 log = structlog.get_logger()
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def running(
 
     `home` holds what is written, as a stack's does. `workers` are work items that run at once (default: one a core, at
     most four, as in the local stack); `device` and `precision` are the teacher's. A job of ours that an earlier process
-    left unfinished in `home` is cancelled. Raises Conflict while a stack or another block uses `home`, and
-    InvalidRequest where it cannot be written or `device` is not there.
+    left unfinished in `home` is cancelled. Raises Conflict while a stack or another process uses `home`, or another
+    thread is in such a block, and InvalidRequest where it cannot be written or `device` is not there.
     """
     count = workers or max(1, min(4, os.cpu_count() or 1))
     key = new_key()
     with ExitStack() as closing:
+        closing.enter_context(_alone())
         closing.enter_context(hold_home(home))
         place = home / "understudy.log"
         closing.enter_context(_logged(place))
@@ -172,12 +174,24 @@ class _Workers:
 
 
 @contextmanager
-def _fork_server() -> Iterator[None]:
-    warm()
+def _alone() -> Iterator[None]:
+    """The fork server and the log are the process's: one job at a time uses them."""
+    if not _turn.acquire(blocking=False):
+        raise Conflict("another distillation runs in this process: wait for its end, or start a second process")
     try:
         yield
     finally:
-        cool()
+        _turn.release()
+
+
+@contextmanager
+def _fork_server() -> Iterator[None]:
+    ours = warm()
+    try:
+        yield
+    finally:
+        if ours:
+            cool()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 
 import understudy
+from services import inline
 from understudy.artifacts import ArtifactStore
 from understudy.attribution.attribute import attribute as library
 from understudy.client import OrchestratorClient
@@ -167,6 +168,7 @@ def test_what_was_found_is_saved_as_a_page_and_for_programs(model: Any, tmp_path
         ({"inputs": ["a film", 7]}, "inputs"),
         ({"inputs": [{"text": ""}]}, "inputs"),
         ({"inputs": Path("nowhere.csv")}, "inputs"),
+        ({"inputs": "nowhere.csv"}, "inputs"),
     ],
 )
 def test_an_error_names_the_parameter(model: Any, wrong: dict[str, Any], param: str | None) -> None:
@@ -319,6 +321,25 @@ def test_what_the_orchestrator_refuses_is_named_as_its_parameter(wrong: dict[str
 def test_a_home_that_a_stack_uses_is_refused(tmp_path: Path) -> None:
     with hold_home(tmp_path), pytest.raises(Conflict, match="another folder with home"):
         understudy.distill(rows(), home=tmp_path, **SMALL)
+
+
+@pytest.mark.timeout(600)
+def test_a_second_one_beside_it_is_refused_and_what_a_killed_one_left_is_cancelled(
+    distilled: Distilled, tmp_path: Path
+) -> None:
+    job = {"model": distilled.job["model"], "method": {"type": "supervised"}, "metadata": inline.MADE_BY}
+    files = {"training_file": write_rows(rows(), tmp_path / "rows.jsonl", "train")}
+    with inline.running(tmp_path / "home", workers=1) as place:
+        with pytest.raises(Conflict, match="in this process"):
+            understudy.distill(rows(), **SMALL)
+        with OrchestratorClient(place.url, api_key=place.key) as client:
+            ids = {field: client.upload(path) for field, path in files.items()}
+            left = client.create_job(job | ids)["id"]  # nobody waits for it: it is unfinished when the block ends
+    with (
+        inline.running(tmp_path / "home", workers=1) as place,
+        OrchestratorClient(place.url, api_key=place.key) as client,
+    ):
+        assert client.job(left)["status"] == "cancelled"
 
 
 SCRIPT = """

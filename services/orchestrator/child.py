@@ -40,18 +40,24 @@ _context = multiprocessing.get_context("forkserver")
 _reaping = threading.Lock()
 
 
-def warm(modules: Sequence[str] = PRELOAD) -> None:
-    """Start the fork server, which imports what the stages need while the worker does something else."""
+def warm(modules: Sequence[str] = PRELOAD) -> bool:
+    """Start the fork server, which imports what the stages need while the worker does something else.
+
+    False where one runs already: then it is not ours to end.
+    """
+    server: Any = forkserver._forkserver  # Python has no public way
+    fresh = server._forkserver_pid is None
     _context.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
+    return fresh
 
 
 def cool() -> None:
     """End the fork server, and let the next one be as Python starts it: this process is not ours alone.
 
-    Only for where `warm` was called and no child runs any more.
+    Only for where `warm` has started it and no child runs any more.
     """
-    server: Any = forkserver._forkserver  # Python has no public way
+    server: Any = forkserver._forkserver
     server._stop()
     _context.set_forkserver_preload(["__main__"])
 

@@ -286,12 +286,14 @@ def compare(
 def _source(inputs: Inputs, limit: int | None) -> Source:
     if limit is not None and limit < 1:
         raise InvalidRequest(f"limit is at least 1, not {limit}", param="limit")
-    if isinstance(inputs, PathLike):
-        if not Path(inputs).is_file():
-            raise NotFound(f"there is no file '{fspath(inputs)}'", param="inputs")
-        return explain.read(str(fspath(inputs)), limit)
-    if isinstance(inputs, str):
-        return explain.read(inputs, limit)
+    if isinstance(inputs, PathLike) and not Path(inputs).is_file():
+        raise NotFound(f"there is no file '{fspath(inputs)}'", param="inputs")
+    if isinstance(inputs, str | PathLike):
+        try:
+            return explain.read(str(fspath(inputs)), limit)
+        except UnderstudyError as error:
+            error.param = "inputs"
+            raise
     questions = tuple(_question(row, number) for number, row in enumerate(rows_of(inputs, "inputs"), start=1))
     if not questions:
         raise InvalidRequest("there are no texts", param="inputs")
