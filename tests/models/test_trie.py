@@ -11,18 +11,23 @@ from safetensors.torch import load_file, save_file
 
 from understudy.models.base import Adapter
 from understudy.models.load import load_adapter
-from understudy.models.trie import levels
+from understudy.models.trie import levels, rows_at_once
 from understudy.models.writer import Target, Writer
-from understudy.testing import SENTENCES, tiny_seq2seq
+from understudy.testing import SENTENCES, tiny_causal, tiny_seq2seq
 
 LABELS = ("cat", "catalog", "cat and dog", "cat and bird", "not at all", "x")
 
 
-@pytest.fixture(scope="module", params=["plain", "gate"])
+@pytest.fixture(scope="module", params=["plain", "gate", "gpt2", "llama"])
 def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
     """A tiny model with opinions: a fresh one gives all labels the same probability."""
-    more: dict[str, Any] = {"pooling": "gate"} if request.param == "gate" else {}
-    folder: Path = tiny_seq2seq(tmp_path_factory.mktemp("model") / "m", **more)
+    make, more = {
+        "plain": (tiny_seq2seq, {}),
+        "gate": (tiny_seq2seq, {"pooling": "gate"}),
+        "gpt2": (tiny_causal, {"family": "gpt2"}),
+        "llama": (tiny_causal, {"family": "llama"}),
+    }[request.param]
+    folder: Path = make(tmp_path_factory.mktemp("model") / "m", **more)  # type: ignore[operator]
     weights, drawn = load_file(folder / "model.safetensors"), torch.manual_seed(0)
     for name, value in weights.items():
         if value.dim() == 2 and "relative_attention_bias" not in name:
@@ -34,6 +39,7 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(autouse=True)
 def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("understudy.models.seq2seq.FEW", 2)
+    monkeypatch.setattr("understudy.models.causal.FEW", 2)
 
 
 def both(adapter: Any, texts: Any, targets: Any) -> tuple[list[list[float]], list[list[float]]]:
@@ -63,19 +69,20 @@ def test_what_is_given_counts_for_nothing_in_the_walk_too(adapter: Any) -> None:
 def test_chunks_leave_no_trace(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = list(SENTENCES[:3])
     whole = adapter.log_likelihoods(texts, [LABELS] * 3)
-    monkeypatch.setattr("understudy.models.seq2seq.MAX_KEPT", 1)
-    assert adapter._rows_at_once(10) == 1
+    monkeypatch.setattr("understudy.models.trie.MAX_KEPT", 1)
+    assert rows_at_once(adapter.model.config, 10) == 1
     for ours, theirs in zip(adapter.log_likelihoods(texts, [LABELS] * 3), whole, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 def test_each_beginning_is_one_step(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
+    read = "input_ids" if adapter.architecture == "causal" else "decoder_input_ids"
     forward = type(adapter.model).forward
 
     def counted(model: Any, *args: Any, **options: Any) -> Any:
-        if options.get("decoder_input_ids") is not None:
-            rows.append(len(options["decoder_input_ids"]))
+        if options.get(read) is not None:
+            rows.append(len(options[read]))
         return forward(model, *args, **options)
 
     monkeypatch.setattr(type(adapter.model), "forward", counted)

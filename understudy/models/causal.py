@@ -28,10 +28,16 @@ from understudy.models.likelihood import (
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, Template, bounded_target, clean, fitting, own_texts, pad, tokenize
+from understudy.models.trie import Level, Step, rows_at_once, walk_in_chunks
 from understudy.models.writer import Read, T, Target, Writer
 from understudy.schemas import TaskSpec
 
 __all__ = ["CausalAdapter", "prompt_template", "target_ids"]
+
+FEW = 8
+"""Targets of a text that are scored as rows of one pass, each behind the text. A walk over the tree of their beginnings
+reads the text once, in more steps: on one core, at width 512 with 48 tokens of text, 9 labels of 2 to 4 tokens that
+begin alike nowhere took it 2 times to once as fast, and 24 of 2 tokens 4 times."""
 
 _ANCHOR = "a"
 """A target is tokenised behind it and without it: a SentencePiece tokenizer adds its own space at a text's start."""
@@ -145,14 +151,68 @@ class CausalAdapter(Writer):
     def written_ids(self, text: str, *, ended: bool) -> list[int]:
         return target_ids(self.tokenizer, self.task.template, text, ended=ended)
 
+    def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        """Few targets are each read behind the text; of many, the text is read once, and then every beginning."""
+        many = {i for i, row in enumerate(targets) if len(row) > FEW} if "past_key_values" in self._accepted else set()
+        found: dict[int, list[float]] = {}
+        for read, places in (
+            (super().target_likelihoods, [i for i in range(len(targets)) if i not in many]),
+            (self._walked, sorted(many)),
+        ):
+            values = read([encoded[i] for i in places], [targets[i] for i in places])
+            found |= zip(places, values, strict=True)
+        return [found[i] for i in range(len(targets))]
+
+    @torch.inference_mode()
+    def _walked(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+        prompts = self._prompts(encoded, targets)
+
+        def answer(positions: Sequence[int]) -> list[list[float]]:
+            ids, mask = self.stack([prompts[i] for i in positions])
+            rows = rows_at_once(self.model.config.get_text_config(), ids.shape[1])
+            return walk_in_chunks([targets[i] for i in positions], rows, lambda: self._stepper(ids, mask))
+
+        return in_batches([len(row.ids) for row in prompts], self.max_padded_tokens, answer)
+
+    def _stepper(self, ids: Tensor, mask: Tensor) -> Step:
+        """The prompts first, (B, T), then one token behind what was read before."""
+        cache: Any = None
+        read = mask
+
+        def step(level: Level) -> Tensor:
+            nonlocal cache, read
+            if level.parents:
+                parents = torch.tensor(level.parents, device=self.device)
+                cache.reorder_cache(parents)
+                tokens = torch.tensor(level.tokens, device=self.device).unsqueeze(-1)
+                read = torch.cat([read[parents], read.new_ones(len(parents), 1)], 1)
+            else:
+                owners = torch.tensor(level.owners, device=self.device)
+                tokens, read = ids[owners], mask[owners]
+            extra: dict[str, Any] = {
+                "position_ids": (read.cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :],
+                "logits_to_keep": 1,
+            }
+            accepted = {name: value for name, value in extra.items() if name in self._accepted}
+            output = self.model(
+                input_ids=tokens, attention_mask=read, past_key_values=cache, use_cache=True, **accepted
+            )
+            cache = output.past_key_values
+            return output.logits[:, -1]
+
+        return step
+
+    def _prompts(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[Encoded]:
+        """One cut for all targets of a text, so that they are compared behind the same prompt."""
+        longest = [max((len(self._bounded(target.ids)) for target in row), default=1) for row in targets]
+        return [row.cut(self.max_tokens - taken) for row, taken in zip(encoded, longest, strict=True)]
+
     @torch.inference_mode()
     def over_targets(
         self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]], read: Read[T]
     ) -> list[list[T]]:
         pairs = [(i, target) for i, row in enumerate(targets) for target in row]
-        longest = [max((len(self._bounded(target.ids)) for target in row), default=1) for row in targets]
-        # One cut for all targets of a text, so that they are compared behind the same prompt.
-        prompts = [row.cut(self.max_tokens - taken) for row, taken in zip(encoded, longest, strict=True)]
+        prompts = self._prompts(encoded, targets)
 
         def answer(positions: Sequence[int]) -> Sequence[T]:
             ids, mask = self.stack([prompts[pairs[k][0]] for k in positions])

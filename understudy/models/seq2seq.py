@@ -26,13 +26,10 @@ from understudy.models.likelihood import (
 )
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, bounded_target, clean, fitting, own_texts, pad
-from understudy.models.trie import Level, walk
+from understudy.models.trie import MAX_LOGITS, Level, Step, rows_at_once, walk_in_chunks
 from understudy.models.writer import Read, T, Target, Writer
 
 __all__ = ["Seq2SeqAdapter", "decoder_ids"]
-
-MAX_LOGITS = 1 << 26
-"""Logits of one decoder pass over candidates: 256 MiB in float32. A vocabulary is large, and so are label sets."""
 
 
 def decoder_ids(tokenizer: Any, target: str) -> list[int]:
@@ -44,9 +41,6 @@ def decoder_ids(tokenizer: Any, target: str) -> list[int]:
 FEW = 24
 """Targets of a text that are scored as rows of one pass. A walk over the tree of their beginnings takes fewer rows in
 more steps: on one core, at the width of T5-small, it was slower for 9 labels and faster for 60."""
-
-MAX_KEPT = 1 << 26
-"""Numbers that the decoder keeps of the texts behind the rows of one step: as much again."""
 
 
 class Seq2SeqAdapter(Writer):
@@ -188,21 +182,12 @@ class Seq2SeqAdapter(Writer):
         def answer(positions: Sequence[int]) -> list[list[float]]:
             ids, mask = self.stack([encoded[i] for i in positions])
             states = self.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
-            found = [[0.0] * len(targets[i]) for i in positions]
-            # In the order of their tokens, so that those with a common beginning are in one chunk.
-            pairs = [(place, k) for place, i in enumerate(positions) for k in range(len(targets[i]))]
-            pairs.sort(key=lambda pair: (pair[0], targets[positions[pair[0]]][pair[1]].ids))
-            size = self._rows_at_once(states.shape[1])
-            for start in range(0, len(pairs), size):
-                chunk = pairs[start : start + size]
-                asked = [(place, targets[positions[place]][k]) for place, k in chunk]
-                for (place, k), value in zip(chunk, walk(asked, self._stepper(states, mask)), strict=True):
-                    found[place][k] = value
-            return found
+            rows = rows_at_once(self.model.config, states.shape[1])
+            return walk_in_chunks([targets[i] for i in positions], rows, lambda: self._stepper(states, mask))
 
         return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, answer)
 
-    def _stepper(self, states: Tensor, mask: Tensor) -> Callable[[Level], Tensor]:
+    def _stepper(self, states: Tensor, mask: Tensor) -> Step:
         """The decoder's next step behind its steps before: what the texts are to it is computed once a text."""
         cache: Any = None
 
@@ -225,13 +210,6 @@ class Seq2SeqAdapter(Writer):
             return output.logits[:, -1]
 
         return step
-
-    def _rows_at_once(self, length: int) -> int:
-        """Targets of one walk: their logits, and what the decoder keeps of texts of that many tokens, are bounded."""
-        config = self.model.config
-        layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
-        kept = 2 * layers * length * config.hidden_size
-        return max(1, min(MAX_LOGITS // config.vocab_size, MAX_KEPT // kept))
 
     @torch.inference_mode()
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:

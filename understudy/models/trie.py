@@ -10,13 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from understudy.models.writer import Target
 
-__all__ = ["Level", "levels", "walk"]
+__all__ = ["Level", "Step", "levels", "rows_at_once", "walk", "walk_in_chunks"]
+
+MAX_LOGITS = 1 << 26
+"""Logits of one pass of a decoder over targets: 256 MiB in float32. A vocabulary is large, and so are label sets."""
+
+MAX_KEPT = 1 << 26
+"""Numbers that a model keeps of the texts behind the rows of one step: as much again."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,12 @@ def levels(targets: Sequence[tuple[int, Sequence[int]]]) -> list[Level]:
     return found
 
 
-def walk(targets: Sequence[tuple[int, Target]], step: Callable[[Level], Tensor]) -> list[float]:
-    """The log-probability of each (text, target), its `given` first tokens counting for nothing.
+Step = Callable[[Level], Tensor]
+"""The logits (R, V) of what follows each row of a level; asked for one level after the other."""
 
-    `step` is asked for one level after the other, and gives the logits (R, V) of what follows each row.
-    """
+
+def walk(targets: Sequence[tuple[int, Target]], step: Step) -> list[float]:
+    """The log-probability of each (text, target), its `given` first tokens counting for nothing."""
     totals = torch.zeros(len(targets), dtype=torch.float64)
     for depth, level in enumerate(levels([(owner, target.ids) for owner, target in targets])):
         logits = step(level)
@@ -71,3 +79,24 @@ def walk(targets: Sequence[tuple[int, Target]], step: Callable[[Level], Tensor])
         counted = torch.tensor([depth >= targets[place][1].given for place in places.tolist()])
         totals.index_add_(0, places, values * counted)
     return [float(value) for value in totals]
+
+
+def walk_in_chunks(targets: Sequence[Sequence[Target]], size: int, stepper: Callable[[], Step]) -> list[list[float]]:
+    """The log-probability of each text's targets, so many of them in one walk at most; each walk has a new stepper."""
+    found = [[0.0] * len(row) for row in targets]
+    # In the order of their tokens, so that those with a common beginning are in one chunk.
+    pairs = [(place, k) for place, row in enumerate(targets) for k in range(len(row))]
+    pairs.sort(key=lambda pair: (pair[0], targets[pair[0]][pair[1]].ids))
+    for start in range(0, len(pairs), size):
+        chunk = pairs[start : start + size]
+        values = walk([(place, targets[place][k]) for place, k in chunk], stepper())
+        for (place, k), value in zip(chunk, values, strict=True):
+            found[place][k] = value
+    return found
+
+
+def rows_at_once(config: Any, length: int) -> int:
+    """Targets of one walk: their logits, and what a decoder keeps of texts of that many tokens, are bounded."""
+    layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
+    kept = 2 * layers * length * config.hidden_size
+    return max(1, min(MAX_LOGITS // config.vocab_size, MAX_KEPT // kept))
