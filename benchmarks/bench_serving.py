@@ -105,7 +105,7 @@ QUICK = Size(
     batches=1,
     rounds=3,
     encoder={"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
-    http=Load(rounds=2, requests=64, alone=16, held=4.0, burst=1.0),
+    http=Load(rounds=2, requests=64, alone=16, held=4.0, burst=1.0, search=False),
 )
 
 

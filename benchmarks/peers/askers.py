@@ -35,7 +35,7 @@ class Server:
 
     async def ask(self, number: int) -> tuple[int, bytes]:
         """Post one of the bodies: the status and the answer."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(HOST, self._port)
+        reader, writer = self._resting() or await asyncio.open_connection(HOST, self._port)
         try:
             writer.write(self._requests[number % len(self._requests)])
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -45,6 +45,15 @@ class Server:
             raise
         self._idle.append((reader, writer))
         return int(head[9:12]), body
+
+    def _resting(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection that the server has not closed meanwhile, which it may do with any that rests."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         while self._idle:

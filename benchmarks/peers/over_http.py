@@ -52,13 +52,17 @@ Figures = dict[str, dict[str, float] | None]
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked: rounds, requests of each at saturation and alone, and seconds of the load that is held."""
+    """How much is asked: rounds, requests of each at saturation and alone, and seconds of the load that is held.
+
+    `search`: whether the peers' best settings are searched, or their first ones taken.
+    """
 
     rounds: int
     requests: int
     alone: int
     held: float
     burst: float
+    search: bool = True
 
 
 @dataclass
@@ -148,12 +152,18 @@ _Start = Callable[..., AbstractContextManager[Server]]
 def _peers_settings(
     folder: Path, name: str, texts: Sequence[str], load: Load, python: Path | None
 ) -> dict[str, tuple[dict[str, Any], _Start]]:
-    """The settings under which each peer answers most texts a second, and how it is started with them."""
+    """The settings under which each peer answers most texts a second, and how it is started with them.
+
+    Where nothing is searched, the first ones.
+    """
     if python is None:
         return {}
     found = {}
     for peer, start, choices in (("litserve", litserve, LITSERVE), ("bentoml", bentoml, BENTOML)):
         starting: _Start = partial(start, python, folder, name, texts)
+        if not load.search:
+            found[peer] = (dict(choices[0]), starting)
+            continue
         rates = [_rate(starting, choice, load.requests) for choice in choices]
         print(f"{peer}: " + ", ".join(f"{choice} {rate:.1f}/s" for choice, rate in zip(choices, rates, strict=True)))
         found[peer] = (dict(choices[rates.index(max(rates))]), starting)
