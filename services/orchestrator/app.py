@@ -47,20 +47,18 @@ def create_app(settings: Settings | None = None, send: Send | None = None) -> Fa
         janitor.start()
         work = WorkMetrics(context.database, context.clock)
         metrics.registry.register(work)
-        comparisons = Comparisons(context, chosen)
         yield {
             "context": context,
             "keys": KeyStore(context.database, context.clock),
             "sweeper": sweeper,
             "followers": Followers(context, stopping=lambda: bool(app.state.draining)),
             "watchers": Watchers(context, stopping=lambda: bool(app.state.draining)),
-            "comparisons": comparisons,
+            "comparisons": Comparisons(context, chosen),
             "dry_run": DryRun(context, stopping=lambda: bool(app.state.draining)),
         }
         metrics.registry.unregister(work)
         await run_in_threadpool(janitor.stop)
         await run_in_threadpool(sweeper.stop)
-        comparisons.close()
         context.close()
 
     routers = [module.router for module in (files, jobs, models, versions, views)]

@@ -76,15 +76,7 @@ class Comparisons:
 
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context = context
-        self._student: StudentClient | None = None
-        if settings.student_url:
-            self._student = StudentClient(
-                settings.student_url, api_key=settings.student_api_key, timeout=STUDENT_SECONDS
-            )
-
-    def close(self) -> None:
-        if self._student:
-            self._student.close()
+        self._url, self._key = settings.student_url, settings.student_api_key
 
     def compare(self, asked: ComparisonRequest) -> ComparisonObject:
         """Ask both. Raises ModelNotFound, InvalidRequest for what no side could read, and where neither could
@@ -121,12 +113,13 @@ class Comparisons:
             return None  # published by another installation on the same store
 
     def _of_student(self, asked: ComparisonRequest, job: Job | None) -> Side:
-        if self._student is None:
+        if not self._url:
             raise Unavailable("no student service is known here: set UNDERSTUDY_STUDENT_URL to its address")
         count = job.distillation.attribution.most_words if job and job.distils else WORDS
         question = PredictionInput(input=asked.input, choices=asked.choices)
         began = time.perf_counter()
-        answer = self._student.predict(PredictionRequest(model=asked.model, inputs=(question,), top_k=count))
+        with StudentClient(self._url, api_key=self._key, timeout=STUDENT_SECONDS) as service:
+            answer = service.predict(PredictionRequest(model=asked.model, inputs=(question,), top_k=count))
         said = answer.predictions[0]
         return Side(
             model=answer.artifact,

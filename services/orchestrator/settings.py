@@ -41,7 +41,7 @@ class Settings(GuardedSettings):
     student_url: str | None = None
     """The student service that comparisons ask; None: there are none."""
     student_api_key: str | None = Field(default=None, repr=False)
-    """The key that the student service asks for, where it asks for one."""
+    """The key that the student service asks for, where it asks for one; of several lines the first."""
     teacher_max_examples: int = Field(default=32, ge=1)
     """Examples of one request to a teacher. A teacher that accepts fewer says so, and the request is halved."""
     teacher_patience: float = Field(default=120.0, gt=0)
@@ -93,6 +93,12 @@ class Settings(GuardedSettings):
     def _listed(cls, value: Any) -> Any:
         """Read a JSON list as well as `http://a:8001,http://b:8001`."""
         return listed(value)
+
+    @field_validator("student_api_key")
+    @classmethod
+    def _first(cls, value: str | None) -> str | None:
+        """A secret may be the student's own file of keys, which has one a line."""
+        return next(iter((value or "").split()), None)
 
     @field_validator("engines")
     @classmethod
