@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from understudy import capacity
-from understudy.capacity import GPUS, Asked, Capacity, count
 from understudy.commands.fields import wrong_use
 from understudy.commands.output import Json, console, print_json
 from understudy.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from understudy.capacity import Capacity
 
 __all__ = ["plan"]
 
@@ -24,7 +25,7 @@ def plan(
     teacher: Annotated[str, typer.Option(help="Its parameters: 780m, 3b.")],
     student: Annotated[str, typer.Option(help="Its parameters.")] = "60m",
     tokens: Annotated[int, typer.Option(min=1, help="Of an example, with its answer.")] = 128,
-    gpu: Annotated[str, typer.Option(help=f"{', '.join(GPUS)}.")] = "h100",
+    gpu: Annotated[str, typer.Option(help="As h100, a100 or l4; any other word lists all that are known.")] = "h100",
     gpus: Annotated[int, typer.Option(min=1, help="How many, for teachers and then for trainings.")] = 1,
     utilisation: Annotated[float, typer.Option(min=0.001, max=1, help="The part of its peak that a GPU gives.")] = 0.3,
     tokens_per_second: Annotated[
@@ -40,6 +41,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Hours, disk, database and cost of a distillation before there is a cluster for it, and what gives way first."""
+    from understudy import capacity
+    from understudy.capacity import Asked
+
     with wrong_use("--examples", "--teacher", "--student", "gpu"):
         asked = Asked(
             examples=_count("--examples", examples),
@@ -63,6 +67,8 @@ def plan(
 
 
 def _count(option: str, text: str) -> int:
+    from understudy.capacity import count
+
     try:
         return count(text)
     except InvalidRequest as error:
