@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.jobs import Job
+from services.orchestrator.jobs import Job, Rows
+from services.orchestrator.phases.annotate import plan
 from understudy.data.parquet import AnnotatedExample, read_annotated, read_examples
 from understudy.errors import InvalidRequest, Overloaded, Unavailable
 from understudy.testing import FakeTeacher
@@ -29,6 +30,14 @@ def test_every_training_row_is_annotated_once_in_shards_and_in_order(bench: Any,
     results = bench.context.flow.results(job.id, "annotate")
     assert len(results) == -(-job.facts.rows.train // 16)
     assert job.facts.fingerprint == "0123456789abcdef"
+
+
+@pytest.mark.parametrize(("rows", "size"), [(100, 16), (16_000, 16), (32_000, 32), (1_000_000, 64)])
+def test_a_job_of_very_many_rows_has_larger_shards(bench: Any, rows: int, size: int) -> None:
+    job = bench.job().with_facts(rows=Rows(train=rows, validation=2, test=2, rejected=0, unlabelled=3))
+    spans = [item.payload for item in plan(job, 16)]
+    assert [span["start"] for span in spans if not span["unlabelled"]] == list(range(0, rows, size))
+    assert (spans[-2]["stop"], spans[-1]["stop"], spans[-1]["unlabelled"]) == (rows, 3, True)
 
 
 def test_the_words_are_about_the_expected_answer(bench: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.dispatch import dispatch, sweep
+from services.orchestrator.dispatch import dispatch, follow_up, sweep
 from services.orchestrator.jobs import JobError
 from services.orchestrator.settings import Settings
 from understudy.errors import Unavailable
@@ -42,6 +42,27 @@ def test_no_more_than_the_window_is_sent_and_it_is_refilled_as_items_end(bench: 
     bench.context.leases.complete(item, {}, 1)
     dispatch(bench.context)
     assert sent(bench) == [ids[4]]
+
+
+def test_who_ends_an_item_may_go_on_with_the_next_which_nobody_else_is_sent(bench: Any) -> None:
+    ids = bench.item_ids(bench.submit_items(10))
+    dispatch(bench.context)
+    assert sent(bench) == ids[:4]
+    for item_id in ids[:2]:
+        bench.context.leases.complete(bench.context.leases.claim(item_id, "a"), {}, 1)
+    assert follow_up(bench.context, "annotate", keep=True) == ids[4]
+    assert sent(bench) == [ids[5]], "the window has room for two"
+    assert follow_up(bench.context, "annotate", keep=True) is None, "it is full"
+    dispatch(bench.context)
+    assert sent(bench) == []
+
+
+def test_what_a_worker_kept_and_never_began_is_sent_to_another(bench: Any, clock: Any) -> None:
+    (item_id,) = bench.item_ids(bench.submit_items(1))
+    assert follow_up(bench.context, "annotate", keep=True) == item_id
+    clock.now += 61
+    sweep(bench.context)
+    assert sent(bench) == [item_id]
 
 
 def test_each_queue_has_a_window_of_its_own(bench: Any) -> None:
