@@ -179,8 +179,10 @@ def test_an_error_names_the_parameter(model: Any, wrong: dict[str, Any], param: 
 
 
 def test_an_error_about_one_of_several_rows_says_which(model: Any) -> None:
-    with pytest.raises(InvalidRequest, match="row 2"):
-        understudy.attribute([{"input": "A film."}, {"output": "positive"}], model=model)
+    for second, target in ({"output": "positive"}, "predicted"), ({"input": "A meal.", "output": "tasty"}, "gold"):
+        with pytest.raises(InvalidRequest, match="row 2") as caught:
+            understudy.attribute([{"input": "A film.", "output": "positive"}, second], model=model, target=target)
+        assert caught.value.param == "inputs"
 
 
 def test_methods_are_compared_beside_random_words(model: Any) -> None:
@@ -308,7 +310,11 @@ def test_a_wrong_parameter_is_named_before_anything_starts(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("wrong", "param"), [({"recipe": "magic"}, "recipe"), ({"finetune_teacher": False}, "teacher")]
+    ("wrong", "param"),
+    [
+        ({"recipe": "magic"}, "recipe"),
+        pytest.param({"finetune_teacher": False}, "teacher", marks=[pytest.mark.slow, pytest.mark.e2e]),
+    ],
 )
 def test_what_the_orchestrator_refuses_is_named_as_its_parameter(wrong: dict[str, Any], param: str) -> None:
     before = set(Path(os.environ.get("TMPDIR", "/tmp")).glob("understudy-*"))
@@ -323,6 +329,8 @@ def test_a_home_that_a_stack_uses_is_refused(tmp_path: Path) -> None:
         understudy.distill(rows(), home=tmp_path, **SMALL)
 
 
+@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_a_second_one_beside_it_is_refused_and_what_a_killed_one_left_is_cancelled(
     distilled: Distilled, tmp_path: Path
@@ -413,7 +421,8 @@ def _processes(pid: int) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-def test_the_python_of_its_page_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_its_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_classifier(tmp_path / "model", labels=("files", "networking"))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

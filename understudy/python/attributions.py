@@ -25,7 +25,7 @@ from understudy.explain import InProcess, Question, Source, Summary
 from understudy.python.loaded import Loaded, Model, Precision, height_of, load
 from understudy.python.notebook import as_html, as_text, counting, framed
 from understudy.python.tables import Rows, rows_of
-from understudy.schemas import Attribution, AttributionResponse
+from understudy.schemas import Attribution, AttributionOptions, AttributionResponse
 
 if TYPE_CHECKING:
     from understudy.attribution.comparison import Comparison
@@ -240,13 +240,8 @@ def attribute(
         options = explain.options({**asked, "method": name, "settings": chosen})
         source = _source(inputs, limit)
         explainer = _explainer(model, home, device, precision, batch)
-        answers = []
         with counting("explained", _shown(source, progress)) as step:
-            done = 0
-            for part, answer in explain.explain(explainer, source, options):
-                answers.append(answer)
-                done += len(part)
-                step(done, len(source.questions))
+            answers = _answers(explainer, source, options, step)
     results = tuple(result for answer in answers for result in answer.results)
     return Attributions(source, answers[0].model_copy(update={"results": results}))
 
@@ -281,6 +276,22 @@ def compare(
         with counting("explained", _shown(source, progress)) as step:
             found = explain.compare(explainer, source, chosen, options, step)
     return Compared(explainer.name, found)
+
+
+def _answers(
+    explainer: InProcess, source: Source, options: AttributionOptions, step: Callable[[int, int], None]
+) -> list[AttributionResponse]:
+    found: list[AttributionResponse] = []
+    done = 0
+    try:
+        for part, answer in explain.explain(explainer, source, options):
+            found.append(answer)
+            done += len(part)
+            step(done, len(source.questions))
+    except InvalidRequest as error:
+        error.param = error.param or "inputs"  # what is wrong with one of the rows
+        raise
+    return found
 
 
 def _source(inputs: Inputs, limit: int | None) -> Source:
