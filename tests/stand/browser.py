@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 __all__ = ["check_accessible", "chromium", "find_chromium", "watched"]
 
@@ -23,7 +23,7 @@ _QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-SECONDS = 30.0
+SECONDS = 60.0  # a bound for a machine that does much else
 
 
 def find_chromium() -> str | None:
@@ -34,6 +34,7 @@ def find_chromium() -> str | None:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Not for a whole session: while it runs, no test of this process can have an event loop of its own."""
+    expect.set_options(timeout=1000 * SECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(_QUIET))
         yield browser

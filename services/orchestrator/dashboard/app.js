@@ -43,8 +43,16 @@ function viewAt([place, name, part]) {
   return jobsView(app);
 }
 
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // an address that somebody has cut short
+  }
+}
+
 function arrive() {
-  const path = location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map(decodeURIComponent);
+  const path = location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map(decoded);
   const address = path.join("/");
   if (shownAt !== null && view?.moveTo?.(path)) {
     shownAt = address;

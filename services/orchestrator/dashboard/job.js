@@ -104,6 +104,7 @@ export function jobView(app, id, first) {
       after = page.data.at(-1).id;
     }
     fresh.reverse().forEach((one) => tell(state.story, one));
+    state.done = ENDED.includes(state.job.status);
     app.draw();
   }
 

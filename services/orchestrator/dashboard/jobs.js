@@ -58,6 +58,7 @@ export function jobsView(app) {
     return html`
       <div class="head"><h1 tabindex="-1">Jobs</h1>
         <a class="button primary" href="#/new">${icon("plus")}New job</a></div>
+      ${error && loaded ? alert(error) : nothing}
       ${error && !loaded ? alert(error, () => { error = null; app.draw(); start(); })
         : !loaded ? loading(5)
         : !order.length ? empty("No jobs yet", "A job takes a file of examples, a teacher and a student, and ends with a report that says whether distilling worked.", html`<a class="button primary" href="#/new">Start the first one</a>`)
@@ -75,7 +76,7 @@ export function jobsView(app) {
             <th scope="col" role="columnheader" class="wide">Result</th><th scope="col" role="columnheader" class="wide num">Created</th></tr></thead>
           <tbody role="rowgroup">${repeat(found, (job) => job.id, row)}</tbody>
         </table>`) : html`<p class="soft pad">No job is like that.</p>`}
-      ${more ? html`<p class="pad"><button type="button" @click=${() => page(order.at(-1))}>Older jobs</button></p>` : nothing}`;
+      ${more ? html`<p class="pad"><button type="button" @click=${() => page(order.at(-1)).catch((fault) => { error = fault; app.draw(); })}>Older jobs</button></p>` : nothing}`;
   }
 
   function row(job) {
