@@ -5,6 +5,7 @@ The pages lie in docs/reference/generated, which git ignores. A page that has no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -33,15 +34,17 @@ PAGES: Mapping[str, Callable[[], str]] = MappingProxyType(
 
 
 def write(folder: Path) -> None:
-    """Write every page into FOLDER. Raises where the code lacks what a page tells, as a setting's description."""
+    """Write every page into FOLDER, each in one step, and remove what is none of them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in PAGES.items():
         path, text = folder / name, make()
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+            part = path.with_suffix(f".{os.getpid()}")  # another process may build from here now
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
     for path in folder.iterdir():
-        if path.name not in PAGES:
-            path.unlink()
+        if path.suffix == ".md" and path.name not in PAGES:
+            path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import typer.main
 from tables import cell, code, table
@@ -23,7 +24,7 @@ def page() -> str:
     return INTRO + "\n" + "\n".join(_described(root, "understudy", None))
 
 
-def _described(command: typer.core.TyperCommand, name: str, parent: object) -> Iterator[str]:
+def _described(command: Any, name: str, parent: Any) -> Iterator[str]:
     context = command.context_class(command, info_name=name.split()[-1], parent=parent)
     if parent is not None:
         yield f"## `{name}`\n" if name.count(" ") == 1 else f"### `{name}`\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from tables import table
@@ -23,6 +22,6 @@ a new one takes its place.
 def page() -> str:
     rows = []
     for path in sorted(FOLDER.glob("[0-9]*.md")):
-        number, title = re.fullmatch(r"# (\d+)\.? (.*)", path.read_text(encoding="utf-8").partition("\n")[0]).groups()
+        number, _, title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").partition(". ")
         rows.append((number, f"[{title}](../../decisions/{path.name})"))
     return INTRO + table(("", "What was decided"), rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tables import cell, code, table
 
@@ -50,20 +51,20 @@ def page() -> str:
 def declared(file: str) -> Iterator[tuple[str, str, str, str]]:
     """Name, kind, labels and text of every metric that FILE declares."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    known = {
-        node.targets[0].id: node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and _simple(node)
-    }
-    for node in ast.walk(tree):
+    nodes: list[Any] = list(ast.walk(tree))
+    known = {node.targets[0].id: node.value for node in nodes if _simple(node)}
+    for node in nodes:
         if isinstance(node, ast.DictComp) and _kind(node.value):
-            prefix = "".join(map(_text, node.value.args[0].values))  # of f"understudy_{name}"
+            call: Any = node.value
+            prefix = "".join(map(_text, call.args[0].values))  # of f"understudy_{name}"
             for name, text in _pairs(node.generators[0].iter, known):
-                yield _row(node.value, prefix + name, text, known)
+                yield _row(call, prefix + name, text, known)
         elif _kind(node) and len(node.args) >= 2 and (name := _text(node.args[0])).startswith("understudy_"):
             yield _row(node, name, _text(node.args[1]), known)
 
 
-def _simple(node: ast.Assign) -> bool:
-    return len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+def _simple(node: Any) -> bool:
+    return isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
 
 
 def _pairs(items: ast.AST, known: Mapping[str, ast.AST]) -> Iterator[tuple[str, str]]:
@@ -74,7 +75,7 @@ def _pairs(items: ast.AST, known: Mapping[str, ast.AST]) -> Iterator[tuple[str, 
             yield from zip(map(_text, found.keys), map(_text, found.values), strict=True)
 
 
-def _row(call: ast.Call, name: str, text: str, known: Mapping[str, ast.AST]) -> tuple[str, str, str, str]:
+def _row(call: Any, name: str, text: str, known: Mapping[str, ast.AST]) -> tuple[str, str, str, str]:
     kind = _kind(call)
     given = [*call.args[2:3], *(one.value for one in call.keywords if one.arg == "labels")]
     labels = [label for one in given for label in _labels(one, known)]
@@ -91,7 +92,7 @@ def _labels(node: ast.AST, known: Mapping[str, ast.AST]) -> Iterator[str]:
             yield from [_text(one)] if _text(one) else _labels(one, known)
 
 
-def _kind(node: ast.AST) -> str:
+def _kind(node: Any) -> str:
     return KINDS.get(getattr(node.func, "id", ""), "") if isinstance(node, ast.Call) else ""
 
 

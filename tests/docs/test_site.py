@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -47,22 +46,24 @@ class _Fetched(HTMLParser):
         self.classes |= {one for name, value in attrs if name == "class" for one in (value or "").split()}
 
 
-def _read(folder: Path) -> Iterator[tuple[Path, _Fetched]]:
-    for path in folder.rglob("*.html"):
-        page = _Fetched()
+@pytest.fixture(scope="module")
+def found(site: Path) -> dict[Path, _Fetched]:
+    """What each page of the site fetches."""
+    read: dict[Path, _Fetched] = {}
+    for path in site.rglob("*.html"):
+        page = read[path] = _Fetched()
         page.feed(path.read_text(encoding="utf-8"))
-        yield path, page
+    return read
 
 
-def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
-    found = list(_read(site))
+def test_no_page_fetches_anything_from_elsewhere(found: dict[Path, _Fetched]) -> None:
     assert len(found) > 40
-    for path, page in found:
+    for path, page in found.items():
         assert [one for one in page.addresses if re.match(r"(?:\w+:)?//", one)] == [], path
 
 
-def test_what_a_page_fetches_is_there(site: Path) -> None:
-    for path, page in _read(site):
+def test_what_a_page_fetches_is_there(found: dict[Path, _Fetched]) -> None:
+    for path, page in found.items():
         if path.name == "404.html":  # it is shown at any address, so its links begin at the root
             continue
         assert [one for one in page.addresses if not (path.parent / one.partition("?")[0]).exists()] == [], path
@@ -74,9 +75,9 @@ def test_no_style_fetches_anything_from_elsewhere(site: Path) -> None:
         assert re.findall(r"(?:url\(\s*['\"]?|@import\s+['\"])(?:\w+:)?//", text) == [], path
 
 
-def test_nothing_wakes_the_parts_of_the_theme_that_ask_other_hosts(site: Path) -> None:
+def test_nothing_wakes_the_parts_of_the_theme_that_ask_other_hosts(found: dict[Path, _Fetched]) -> None:
     """Its script fetches a drawing library where a page has diagrams, and a repository's facts where one is named."""
-    for path, page in _read(site):
+    for path, page in found.items():
         assert not page.classes & {"mermaid", "md-source"}, path
 
 
