@@ -173,7 +173,7 @@ def count(text: str) -> int:
 def plan(asked: Asked, constants: Measured | None = None) -> Capacity:
     """The arithmetic. Raises InvalidRequest for a GPU that is not in the table."""
     if asked.gpu not in GPUS:
-        raise InvalidRequest(f"'{asked.gpu}' is none of {', '.join(GPUS)}", param="gpu")
+        raise InvalidRequest(f"'{asked.gpu}' is none of {', '.join(GPUS)}", param="--gpu")
     known = constants or measured()
     stages = tuple(_stages(asked, known))
     together = max(stage.hours for stage in stages if stage.name in ("teacher", "orchestrate", "database"))

@@ -44,7 +44,7 @@ def plan(
     from understudy import capacity
     from understudy.capacity import Asked
 
-    with wrong_use("--examples", "--teacher", "--student", "gpu"):
+    with wrong_use("--examples", "--teacher", "--student", "--gpu"):
         asked = Asked(
             examples=_count("--examples", examples),
             teacher=_count("--teacher", teacher),
