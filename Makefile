@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart run test check check-deploy faults format e2e bench openapi docs clean
+.PHONY: help setup quickstart run test browser check check-deploy faults format e2e bench openapi docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ docs: export NO_MKDOCS_2_WARNING = 1
 docs: setup ## build the documentation's site into build/docs; `make docs ARGS=serve` shows it while you write
 	@$(BIN)/python docs/generate
 	@$(BIN)/mkdocs $(or $(ARGS),build --strict --quiet)
+
+browser: setup ## the dashboard in a real browser, the slow walk through a whole stack too
+	@$(BIN)/pytest tests/dashboard $(ARGS)
 
 bench: setup ## measure, into benchmarks/results
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

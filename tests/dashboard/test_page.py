@@ -153,13 +153,13 @@ def test_the_report_says_the_verdict_and_shows_every_arm(page: Page, seeded: Any
 
 
 def test_a_key_is_asked_for_and_stays_in_the_tab(
-    browser: Browser, serve: Callable[..., Server], screenshots: Path
+    browser: Browser, serve: Callable[..., Server], seeded: Any, screenshots: Path
 ) -> None:
     server = serve(api_keys=("sk-secret-of-a-test",))
     with watched(browser, server.url, expected=("401",)) as page:
         asked: list[Any] = []
         page.on("request", lambda request: asked.append(request))
-        page.goto("/")
+        page.goto(f"/#/jobs/{seeded.job.id}/report")
         field = page.get_by_label("API key")
         field.wait_for()
         check_accessible(page, "the question for a key")
@@ -169,9 +169,9 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(
         expect(page.get_by_text("does not know that key")).to_be_visible()
         field.fill("sk-secret-of-a-test")
         page.keyboard.press("Enter")
-        page.get_by_text("Succeeded").first.wait_for()
+        page.get_by_text("How it was decided").wait_for()
         page.reload()
-        page.get_by_text("Succeeded").first.wait_for()
+        page.get_by_text("How it was decided").wait_for()
         assert page.evaluate("Object.values(sessionStorage)") == ["sk-secret-of-a-test"]
         assert page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href").count("sk-") == 0
         assert not any("sk-" in request.url for request in asked)

@@ -51,10 +51,11 @@ function decoded(part) {
   }
 }
 
-function arrive() {
+/** Show what the address names. A view may do that itself, unless it is to begin `anew`. */
+function arrive(anew = false) {
   const path = location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map(decoded);
   const address = path.join("/");
-  if (shownAt !== null && view?.moveTo?.(path)) {
+  if (!anew && view?.moveTo?.(path)) {
     shownAt = address;
     return app.draw();
   }
@@ -81,7 +82,7 @@ function giveKey(event) {
   if (!/^[\x21-\x7e]+$/.test(value)) return;
   key.set(value);
   wanted = null;
-  arrive();
+  arrive(true);
 }
 
 function forgetKey() {
@@ -138,6 +139,6 @@ function paint() {
     <p class="sr" role="status">${said}</p>`, document.getElementById("app"));
 }
 
-addEventListener("hashchange", arrive);
+addEventListener("hashchange", () => arrive());
 applyTheme();
 arrive();

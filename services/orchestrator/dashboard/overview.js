@@ -84,8 +84,8 @@ export function overviewPart(app, state) {
         <select @change=${(event) => { size = event.target.value === "all" ? null : Number(event.target.value); app.draw(); }}>
           ${sizes.map((one) => html`<option value=${one ?? "all"} ?selected=${one === size}>${one === null ? "all" : count(one)}</option>`)}</select></label>` : nothing}</div>
       <div class="card">
-        <div class="two"><figure><figcaption>Training loss</figcaption>${series("loss").length ? charts.loss.element : html`<p class="none">No loss has been told yet.</p>`}</figure>
-          <figure><figcaption>Validation accuracy</figcaption>${series("accuracy").length ? charts.accuracy.element : html`<p class="none">Nothing has been validated yet.</p>`}</figure></div>
+        <div class="two"><figure><figcaption>Training loss</figcaption>${series("loss").length ? charts.loss.element : html`<p class="blank">No loss has been told yet.</p>`}</figure>
+          <figure><figcaption>Validation accuracy</figcaption>${series("accuracy").length ? charts.accuracy.element : html`<p class="blank">Nothing has been validated yet.</p>`}</figure></div>
         <div class="legend" role="group" aria-label="Show in the curves">${arms.map((arm) => html`
           <button type="button" aria-pressed=${!hidden.has(arm)} @click=${toggle(arm)}><i class=${`line ${isControl(arm) ? "dashed" : ""}`} .style=${`color:var(${colours.get(arm)})`}></i><bdi>${shown(arm)}</bdi></button>`)}</div>
         <details><summary>As a table</summary>${table(runs)}</details>
