@@ -41,6 +41,18 @@ def test_a_home_that_can_hold_no_files_is_one_clear_error(home: str, tmp_path: P
         pass
 
 
+def test_the_orchestrator_may_ask_a_student_that_wants_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNDERSTUDY_STUDENT_API_KEYS", raising=False)
+    monkeypatch.delenv("UNDERSTUDY_STUDENT_API_KEY", raising=False)
+    open_student = environment(tmp_path, "127.0.0.1")
+    assert open_student["UNDERSTUDY_STUDENT_URL"] == "http://127.0.0.1:3"
+    assert "UNDERSTUDY_STUDENT_API_KEY" not in open_student
+    monkeypatch.setenv("UNDERSTUDY_STUDENT_API_KEYS", f"sha256:{'0' * 64},sk-one,sk-two")
+    assert environment(tmp_path, "127.0.0.1")["UNDERSTUDY_STUDENT_API_KEY"] == "sk-one"
+    monkeypatch.setenv("UNDERSTUDY_STUDENT_API_KEY", "sk-chosen")
+    assert "UNDERSTUDY_STUDENT_API_KEY" not in environment(tmp_path, "127.0.0.1")
+
+
 def test_a_path_that_sqlite_could_not_open_is_refused(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 200) / ("y" * 200)
     with pytest.raises(InvalidRequest, match=r"longer than 400 bytes.*--home"), Stack(StackConfig(deep)):

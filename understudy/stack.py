@@ -26,6 +26,7 @@ from typing import IO, Self
 from understudy.browsers import is_loopback
 from understudy.client import OrchestratorClient, StudentClient, TeacherClient
 from understudy.errors import Conflict, InvalidRequest, Unavailable
+from understudy.guarded import listed
 from understudy.keys import new_key
 from understudy.ports import free_ports
 from understudy.process import Echo, Process
@@ -228,7 +229,7 @@ class Stack:
         }
         if config.teacher_model:
             settings["UNDERSTUDY_TEACHER_MODEL"] = config.teacher_model
-        return settings | _teacher_key(config.host)
+        return settings | _teacher_key(config.host) | _student_key()
 
     def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         process = Process(name, command, {**os.environ, **environment}, self._write)
@@ -300,6 +301,15 @@ def _teacher_key(host: str) -> dict[str, str]:
         return {}
     key = new_key()
     return {"UNDERSTUDY_TEACHER_API_KEYS": key, "UNDERSTUDY_TEACHER_API_KEY": key}
+
+
+def _student_key() -> dict[str, str]:
+    """One of the student's keys for the orchestrator, which asks it for comparisons, unless somebody has named one."""
+    given = listed(os.environ.get("UNDERSTUDY_STUDENT_API_KEYS", ""))
+    whole = [key for key in given if not key.startswith("sha256:")]
+    if not whole or os.environ.get("UNDERSTUDY_STUDENT_API_KEY"):
+        return {}
+    return {"UNDERSTUDY_STUDENT_API_KEY": whole[0]}
 
 
 def _listens(path: Path) -> bool:
