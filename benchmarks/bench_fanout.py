@@ -1,6 +1,6 @@
 """What the orchestrator costs: rows through queue, leases, shards and store, beside a loop that asks the teacher.
 
-    python benchmarks/bench_fanout.py [--quick] [--scale 1000000] [--file-rows 1000000] [--rounds 5]
+    python benchmarks/bench_fanout.py [--quick] [--scale 1000000] [--file-rows 1000000] [--rounds 5] [--only PART ...]
 
 The teacher is a process of its own behind real HTTP that says the same of every row (`peers/stub_teacher.py`): at once,
 or after 20 ms a row. Redis, the database (SQLite), the store and the workers are real. Everything runs in turn within
@@ -61,6 +61,7 @@ from understudy.ports import free_ports
 from understudy.schemas import Example
 
 RESULT = Path(__file__).parent / "results" / "fanout.json"
+PARTS = ("rounds", "shard", "killed", "api", "scale")
 LATENCY = 0.02  # seconds a row, as in the goal
 LEASE, HEARTBEAT = 2.0, 0.2
 START_SECONDS = 5.0
@@ -109,24 +110,25 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=LARGE, help="rows of the large job; 0 leaves it out")
     parser.add_argument("--file-rows", type=int, default=FULL.file_rows, help="rows of the uploaded file")
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="parts; the file keeps the others")
     options = parser.parse_args()
     full = replace(FULL, rounds=options.rounds, file_rows=options.file_rows)
     size, scale = (QUICK, 0) if options.quick else (full, options.scale)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    figures: Figures = {}
+    kept = set(options.only) != set(PARTS) and not options.quick
+    figures: Figures = json.loads(RESULT.read_text(encoding="utf-8"))["ratios"] if kept else {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
         instant, slow, other = (closing.enter_context(_stub(seconds)) for seconds in (0.0, LATENCY, LATENCY))
-        parts: list[Callable[[], Figures]] = [
-            lambda: _in_rounds(Path(folder), size, instant, slow, other),
-            lambda: _per_shard(Path(folder) / "counted", instant, shards=max(4, size.rows // 256)),
-            lambda: _killed(Path(folder) / "killed", slow, size.kills),
-            lambda: _api(Path(folder) / "api", instant, size.submits, size.file_rows),
-        ]
-        if scale:
-            parts.append(lambda: _at_scale(Path(folder) / "scale", instant, scale))
-        for part in parts:
-            figures |= part()
+        parts: dict[str, Callable[[], Figures]] = {
+            "rounds": lambda: _in_rounds(Path(folder), size, instant, slow, other),
+            "shard": lambda: _per_shard(Path(folder) / "counted", instant, shards=max(4, size.rows // 256)),
+            "killed": lambda: _killed(Path(folder) / "killed", slow, size.kills),
+            "api": lambda: _api(Path(folder) / "api", instant, size.submits, size.file_rows),
+            "scale": lambda: _at_scale(Path(folder) / "scale", instant, scale) if scale else {},
+        }
+        for name in options.only:
+            figures |= parts[name]()
             if not options.quick:  # what there is, should a later part not end
                 RESULT.write_text(json.dumps(_result(figures, size, scale), indent=1) + "\n", encoding="utf-8")
     _print(figures, scale)
