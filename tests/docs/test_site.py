@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,19 +13,6 @@ from stand.pages import ROOT
 from understudy.cli import app
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built once, elsewhere than `make docs` builds it. Generated pages are written as it writes them."""
-    folder = tmp_path_factory.mktemp("site")
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    for command in (["docs/generate"], ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 class _Fetched(HTMLParser):
