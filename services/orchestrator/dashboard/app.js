@@ -122,6 +122,7 @@ const entry = (place, name, picture) => html`
   <a href="#/${place}" aria-current=${at(place) ? "page" : nothing}>${icon(picture)}<span>${name}</span></a>`;
 
 function paint() {
+  const onHeading = document.activeElement?.tagName === "H1";
   document.title = wanted === null ? `${view.title()} · Understudy` : "API key · Understudy";
   render(html`
     <a class="skip" href="#main" @click=${(event) => { event.preventDefault(); document.querySelector("main").focus(); }}>Skip to content</a>
@@ -137,6 +138,8 @@ function paint() {
     </header>
     <main id="main" tabindex="-1">${wanted === null ? view.render() : asksForKey()}</main>
     <p class="sr" role="status">${said}</p>`, document.getElementById("app"));
+  // A heading that made way for another, as when what was loading is there, hands its focus on.
+  if (onHeading && document.activeElement === document.body) document.querySelector("h1")?.focus({ preventScroll: true });
 }
 
 addEventListener("hashchange", () => arrive());
