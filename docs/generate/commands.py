@@ -13,7 +13,7 @@ from understudy.cli import app
 __all__ = ["page"]
 
 INTRO = """\
-# Command line
+# Every option
 
 Made from the program: what `understudy COMMAND --help` shows.
 """

@@ -24,4 +24,4 @@ def page() -> str:
     for path in sorted(FOLDER.glob("[0-9]*.md")):
         number, _, title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").partition(". ")
         rows.append((number, f"[{title}](../../decisions/{path.name})"))
-    return INTRO + table(("", "What was decided"), rows)
+    return INTRO + table(("Number", "What was decided"), rows)

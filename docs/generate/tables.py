@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 __all__ = ["cell", "code", "table"]
@@ -10,14 +11,14 @@ __all__ = ["cell", "code", "table"]
 def cell(text: str) -> str:
     """Plain text on one line. What would be Markdown or HTML outside of backquotes stays what it is."""
     parts = " ".join(text.split()).split("`")
-    for number in range(0, len(parts), 2):  # outside of backquotes
-        parts[number] = parts[number].replace("<", "&lt;").replace("*", "\\*").replace("[", "\\[").replace("_", "\\_")
-    return "`".join(parts).replace("|", "\\|")
+    for number in range(0, len(parts), 2):  # outside of backquotes; inside, a table's bar is no bar
+        parts[number] = re.sub(r"([*\[_|])", r"\\\1", parts[number]).replace("<", "&lt;")
+    return "`".join(parts)
 
 
 def code(text: str) -> str:
     """TEXT as code; nothing where it is empty."""
-    return f"`{' '.join(text.split())}`".replace("|", "\\|") if text else ""
+    return f"`{' '.join(text.split())}`" if text else ""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
