@@ -25,6 +25,6 @@ def options() -> list[tuple[int, int, int]]:
         "TCP_KEEPCNT": PROBES,
         "TCP_USER_TIMEOUT": 1000 * GONE_SECONDS,
     }
-    known = {name: getattr(socket, name, None) for name in wanted}
-    of_tcp = [(socket.IPPROTO_TCP, known[name], value) for name, value in wanted.items() if known[name] is not None]
+    known = {name: value for name, value in wanted.items() if hasattr(socket, name)}
+    of_tcp = [(socket.IPPROTO_TCP, int(getattr(socket, name)), value) for name, value in known.items()]
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *of_tcp]
