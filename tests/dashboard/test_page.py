@@ -280,6 +280,7 @@ def test_an_empty_service_and_a_job_that_is_not_there_say_so(
                 page.screenshot(path=screenshots / f"empty-{address[2:]}-wide-light.png")
             page.goto("/#/jobs/ftjob-nothing")
             expect(page.get_by_role("alert").first).to_contain_text("there is no job 'ftjob-nothing'")
+            expect(page.get_by_text("Not reachable")).to_have_count(0)
             page.screenshot(path=screenshots / "error-wide-light.png")
     finally:
         server.stop()

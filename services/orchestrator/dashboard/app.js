@@ -12,7 +12,7 @@ import { icon } from "./parts.js";
 
 const THEMES = ["light dark", "light", "dark"];
 const THEME_NAMES = { "light dark": "as the system", light: "light", dark: "dark" };
-const LINKS = { "": "Not connected", live: "Live", polling: "Polling", away: "Not reachable" };
+const LINKS = { live: "Live", polling: "Polling", away: "Not reachable" };
 
 let view = null;
 let shownAt = null;
@@ -32,7 +32,13 @@ const app = {
   /** Say something to those who cannot see it change. */
   tell(text) { said = text; app.draw(); },
   /** How what is followed comes: "live", "polling" or "away". */
-  link(state) { if (link !== state) { link = state; app.draw(); } },
+  link(state) {
+    const now = LINKS[state] ? state : "";
+    if (link !== now) {
+      link = now;
+      app.draw();
+    }
+  },
   go(address) { location.hash = address; },
 };
 

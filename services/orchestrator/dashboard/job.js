@@ -116,7 +116,7 @@ export function jobView(app, id, first) {
     take,
     poll,
     ended: () => ENDED.includes(state.job?.status) && state.done,
-    tell: (how, error) => { app.link(how); if (how === "away" && error) failed(error); },
+    tell: (how, error) => { app.link(how); if (error) failed(error); },
   });
   const clock = setInterval(() => { if (state.job && !ENDED.includes(state.job.status) && !document.hidden) app.draw(); }, 1000);
 

@@ -49,7 +49,7 @@ export function jobsView(app) {
     path: api.updates,
     take: (message) => { if (message.name === "job") { put(message.data); [loaded, error] = [true, null]; app.draw(); } },
     poll: () => page(),
-    tell: (state, fault) => { app.link(state); if (state === "away" && fault && !loaded) { error = fault; app.draw(); } },
+    tell: (state, fault) => { app.link(state); if (fault && !loaded) { error = fault; app.draw(); } },
   });
 
   const fits = (job) => filter === "all" || job.status === filter || (filter === "open" && !ENDED.includes(job.status));

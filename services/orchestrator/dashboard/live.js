@@ -8,7 +8,7 @@ const AGAIN_MS = 2000;
 
 /**
  * `path` is the stream's, `take` gets its messages, `poll` asks once in its place, `ended` says that there is nothing
- * left to follow. `tell` hears how it goes: "live", "polling" or "away". Returns a function that stops it.
+ * left to follow. `tell` hears how it goes: "live", "polling", "away" or "refused". Returns a function that stops it.
  */
 export function follow({ path, take, poll, ended = () => false, tell = () => {}, resumes = false }) {
   let stopped = false;
@@ -42,7 +42,7 @@ export function follow({ path, take, poll, ended = () => false, tell = () => {},
         if (stopped) return;
         if (error.name === "AbortError") continue;
         if (error instanceof ApiError && [401, 403, 404].includes(error.status)) {
-          tell("away", error);
+          tell("refused", error); // asking again would not change it
           return;
         }
         await once();

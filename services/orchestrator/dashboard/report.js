@@ -144,8 +144,8 @@ export function reportPart(app, state) {
     if (!found) return nothing;
     return html`<section aria-labelledby="report-cost"><h2 id="report-cost">What it cost</h2>${facts([
       ["Distilling beyond fine-tuning", duration(found.beyond), found.repaid_after ? `repaid after ${count(found.repaid_after)} answers` : ""],
-      found.latency_ratio ? ["Faster than the teacher", `${found.latency_ratio.toFixed(1)} ×`, "one answer at a time"] : null,
-      found.parameters_ratio ? ["Smaller", `${found.parameters_ratio.toFixed(1)} ×`, "by parameters"] : null,
+      found.latency_ratio ? ["Speed", `${found.latency_ratio.toFixed(1)} ×`, "the teacher’s, one answer at a time"] : null,
+      found.parameters_ratio ? ["Teacher’s size", `${found.parameters_ratio.toFixed(1)} ×`, "the student’s, by parameters"] : null,
       ["All trainings", duration(found.experiment), `${count(found.runs)} of them, controls too`],
     ])}</section>`;
   }
