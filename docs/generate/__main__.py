@@ -18,6 +18,7 @@ import measures
 import variables
 
 ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build"
 
 PAGES: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
@@ -36,14 +37,15 @@ PAGES: Mapping[str, Callable[[], str]] = MappingProxyType(
 def write(folder: Path) -> None:
     """Write every page into FOLDER, each in one step, and remove what is none of them."""
     folder.mkdir(parents=True, exist_ok=True)
+    BUILD.mkdir(exist_ok=True)
     for name, make in PAGES.items():
         path, text = folder / name, make()
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            part = path.with_suffix(f".{os.getpid()}")  # another process may build from here now
+            part = BUILD / f"{name}.{os.getpid()}"  # not beside it: another process may build from there now
             part.write_text(text, encoding="utf-8")
             part.replace(path)
     for path in folder.iterdir():
-        if path.suffix == ".md" and path.name not in PAGES:
+        if path.name not in PAGES:
             path.unlink(missing_ok=True)
 
 
