@@ -23,6 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from understudy.errors import ArtifactCorrupt, Conflict
+from understudy.tracing import traceparent
 
 __all__ = ["Aliases", "How", "Move", "standing"]
 
@@ -32,7 +33,7 @@ How = Literal["publish", "promote", "rollback"]
 class Move(BaseModel):
     """An alias named `artifact` from `at` on, in seconds since 1970, and `before` until then.
 
-    `by` is who did it: a job's id, or the name of a user or of a key.
+    `by` is who did it: a job's id, or the name of a user or of a key; `traceparent` the span in which it was done.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -43,6 +44,7 @@ class Move(BaseModel):
     at: int
     how: How
     by: str | None = None
+    traceparent: str | None = None
 
 
 class Aliases:
@@ -82,7 +84,8 @@ class Aliases:
             _check_expected(name, now, expected)
             if past and now == artifact:
                 return past[-1]
-            return Move(number=len(past) + 1, artifact=artifact, before=now, at=_now(), how=how, by=by)
+            went = {"artifact": artifact, "before": now, "traceparent": traceparent()}
+            return Move(number=len(past) + 1, at=_now(), how=how, by=by, **went)
 
         return self._add(name, decide)
 
@@ -101,7 +104,8 @@ class Aliases:
                     f"alias '{name}' has named nothing before: there is nothing to go back to", param="alias"
                 )
             check(stack[-2])
-            return Move(number=len(past) + 1, artifact=stack[-2], before=stack[-1], at=_now(), how="rollback", by=by)
+            went = {"artifact": stack[-2], "before": stack[-1], "traceparent": traceparent()}
+            return Move(number=len(past) + 1, at=_now(), how="rollback", by=by, **went)
 
         return self._add(name, decide)
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from understudy import sockets
+from understudy import sockets, tracing
 from understudy.errors import InternalError, InvalidRequest, NotFound, Unavailable, UnderstudyError, from_body
 from understudy.schemas import (
     Attribution,
@@ -61,7 +61,12 @@ class _Client:
         # trust_env off: these are our own addresses, and a proxy from the environment must not see the texts.
         chosen = transport or httpx.HTTPTransport(trust_env=False, socket_options=sockets.options())
         self._http = httpx.Client(
-            base_url=self.base_url, headers=headers, transport=chosen, timeout=timeout, trust_env=False
+            base_url=self.base_url,
+            headers=headers,
+            transport=chosen,
+            timeout=timeout,
+            trust_env=False,
+            event_hooks={"request": [tracing.continue_in]},
         )
 
     def __enter__(self) -> Self:

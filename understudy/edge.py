@@ -10,16 +10,21 @@ import random
 import re
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from understudy import tracing
 from understudy.browsers import refuse_foreign_pages
 from understudy.errors import InternalError, PayloadTooLarge, Unauthorized, UnderstudyError
 from understudy.keys import Guard
 from understudy.metrics import Metrics
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 __all__ = ["HEALTH", "Edge", "render"]
 
@@ -94,7 +99,7 @@ class Edge:
             await send(message)
 
         self.metrics.began()
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with _traced(scope) as span, structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._admitted(scope, receive, tagged)
             except _ClientLeft:
@@ -105,6 +110,8 @@ class Edge:
                 await render(_told(error, scope))(scope, receive, tagged)
             finally:
                 self._ended(scope, status or _CLIENT_LEFT, time.perf_counter() - began)
+                if span is not None:
+                    tracing.answered(span, scope["method"], _route(scope), status or _CLIENT_LEFT)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on whose key is right, and no more of its body than it may have."""
@@ -141,10 +148,21 @@ class Edge:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
 
     def _ended(self, scope: Scope, status: int, seconds: float) -> None:
-        self.metrics.ended(scope["method"], getattr(scope.get("route"), "path", None), status, seconds)
+        self.metrics.ended(scope["method"], _route(scope), status, seconds)
         if (scope["method"] != "GET" or status >= 400) and scope["path"] not in HEALTH:
             spent = round(1000 * seconds, 1)
             log.info("request", method=scope["method"], path=scope["path"], status=status, ms=spent)
+
+
+def _route(scope: Scope) -> str | None:
+    return getattr(scope.get("route"), "path", None)
+
+
+def _traced(scope: Scope) -> AbstractContextManager[Span | None]:
+    if not tracing.is_on() or scope["path"] in HEALTH or scope["path"] == "/metrics":
+        return nullcontext()
+    parent = dict(scope["headers"]).get(tracing.HEADER.encode(), b"").decode("latin-1")
+    return tracing.span(scope["method"], parent=parent, kind="SERVER")
 
 
 class _ClientLeft(Exception):

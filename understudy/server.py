@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from understudy import tracing
 from understudy.browsers import is_loopback
 from understudy.errors import InvalidRequest
 from understudy.logs import configure
@@ -50,6 +51,7 @@ def serve(
     `allow_anonymous`: somebody has opened it on purpose.
     """
     configure(service, delay=_LOG_DELAY)
+    tracing.configure(service)
     _keep_memory()
     app.state.this_machine_only = is_loopback(host) and not allow_anonymous
     # The libraries' half a million objects never go away: walking them at each full collection would stop requests

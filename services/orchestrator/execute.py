@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +20,7 @@ from services.orchestrator.away import is_away, no_space
 from services.orchestrator.context import Context
 from services.orchestrator.jobs import Event, Item, JobError, Queue
 from services.orchestrator.pipeline import STAGES
+from understudy import tracing
 from understudy.artifacts import published_for
 from understudy.errors import InternalError, LeaseLost, UnderstudyError
 
@@ -95,7 +96,10 @@ def _run(context: Context, item: Item, stopping: threading.Event) -> str:
 def _work(context: Context, item: Item, hold: Hold) -> str:
     """Do the work and record its answer; where the database goes away in between, give the item back untouched."""
     try:
-        result = STAGES[item.phase].run(context, context.jobs.get(item.job_id), item, hold)
+        job = context.jobs.get(item.job_id)
+        told: dict[str, Any] = {"job_id": job.id, "item": item.id, "index": item.index, "attempt": item.attempts}
+        with tracing.span(item.phase, parent=job.traceparent, **told):
+            result = STAGES[item.phase].run(context, job, item, hold)
     except SQLAlchemyError as error:
         if not is_away(error):
             raise

@@ -177,6 +177,7 @@ class Job(Record):
     spec: DistillationSpec | SupervisedSpec
     suffix: str | None = None
     metadata: Mapping[str, str] | None = None
+    traceparent: str | None = None  # of the request that made it: its work is part of that trace
     facts: Facts = Facts()
     paused_at: float | None = None
     paused_seconds: float = 0.0

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from services.orchestrator.jobs import Job, new_id
 from services.orchestrator.phases.fields import told_as
+from understudy import tracing
 from understudy.artifacts import check_alias
 from understudy.attribution.methods import make_method
 from understudy.errors import InvalidRequest
@@ -97,6 +98,7 @@ def job_of(request: JobRequest, now: float) -> Job:
         spec=spec,
         suffix=request.suffix,
         metadata=request.metadata,
+        traceparent=tracing.traceparent(),
     )
     check_alias(job.alias, param="suffix" if request.suffix else f"{place}.alias")
     return job

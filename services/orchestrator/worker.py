@@ -32,6 +32,7 @@ from services.orchestrator.execute import execute
 from services.orchestrator.jobs import QUEUES
 from services.orchestrator.settings import Settings
 from services.orchestrator.signs import Signs
+from understudy import tracing
 from understudy.errors import InvalidRequest, UnknownName
 from understudy.logs import configure
 
@@ -91,6 +92,7 @@ def _leave_logging_alone(**_: Any) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     configure("worker")
+    tracing.configure("worker")
     settings = Settings()
     signs = Signs(options.signs, options.idle_exit, sound=lambda: sweeper.alive())
     app, context = create_worker(settings, signs)

@@ -21,6 +21,7 @@ import structlog
 from services.student.record import Record
 from services.student.served import Served
 from services.student.settings import Settings
+from understudy import tracing
 from understudy.artifacts import ArtifactStore
 from understudy.batching import ModelThread
 from understudy.drift import Profile
@@ -139,8 +140,10 @@ class Models:
             # Not on the loader's thread: while a large model is being read, other aliases may move.
             artifact = await asyncio.to_thread(self._resolve, alias)
             if self._served.get(alias) != artifact:
-                moving = alias in self._pinned
-                self._keep(self._models.get(artifact) or await self._load(artifact, moving=moving), alias)
+                parent = (await asyncio.to_thread(self._moved_in, alias)) if tracing.is_on() else None
+                with tracing.span("serve", parent=parent, alias=alias, artifact=artifact):
+                    moving = alias in self._pinned
+                    self._keep(self._models.get(artifact) or await self._load(artifact, moving=moving), alias)
                 self._trim()
             self.problems.pop(alias, None)
         except UnderstudyError as error:
@@ -149,6 +152,11 @@ class Models:
             self._note(alias, f"{type(error).__name__}: {error}")
         finally:
             del self._moving[alias]
+
+    def _moved_in(self, alias: str) -> str | None:
+        """The span in which an alias was moved last: a job's, where one has published."""
+        moves = self.store.moves.history(alias)
+        return moves[-1].traceparent if moves else None
 
     def _note(self, alias: str, problem: str) -> None:
         problem = _without_place(problem, str(self.store.root), "the store")
