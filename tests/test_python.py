@@ -69,10 +69,18 @@ def model(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> Distilled:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Distilled, list[psutil.Process]]:
+    """A distillation, and the processes that it has left running."""
+    before = _processes(os.getpid())  # of other tests
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDERSTUDY_ENGINES", "")
-        return understudy.distill(rows(), home=tmp_path_factory.mktemp("distilled"), **SMALL)
+        found = understudy.distill(rows(), home=tmp_path_factory.mktemp("distilled"), **SMALL)
+    return found, [one for one in _processes(os.getpid()) if one not in before]
+
+
+@pytest.fixture
+def distilled(ran: tuple[Distilled, list[psutil.Process]]) -> Distilled:
+    return ran[0]
 
 
 # --- the door --------------------------------------------------------------------------------------------------------
@@ -282,8 +290,9 @@ def test_its_report_shows_hostile_rows_as_text(distilled: Distilled) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_nothing_of_it_is_left_running(distilled: Distilled) -> None:
-    assert _processes(os.getpid()) == []
+def test_nothing_of_it_is_left_running(ran: tuple[Distilled, list[psutil.Process]]) -> None:
+    distilled, left = ran
+    assert left == []
     with hold_home(distilled.home):  # nobody else holds it
         pass
 

@@ -252,7 +252,7 @@ def test_a_model_thread_keeps_the_memory_of_its_last_batch() -> None:
     """Pages that a thread is given anew once it has had them: none, but those of the first round."""
     program = """
 import resource, threading
-from understudy.server import _keep_memory
+from understudy.server import keep_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
@@ -264,7 +264,7 @@ def work():
         del buffers
         print(faults() - began)
 
-_keep_memory()
+keep_memory()
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()

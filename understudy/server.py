@@ -27,7 +27,7 @@ from understudy.browsers import is_loopback
 from understudy.errors import InvalidRequest
 from understudy.logs import configure
 
-__all__ = ["refuse_open_door", "serve"]
+__all__ = ["keep_memory", "refuse_open_door", "serve"]
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ def serve(
     """
     configure(service, delay=_LOG_DELAY)
     tracing.configure(service)
-    _keep_memory()
+    keep_memory()
     app.state.this_machine_only = is_loopback(host) and not allow_anonymous
     # The libraries' half a million objects never go away: walking them at each full collection would stop requests
     # for a third of a second.
@@ -85,7 +85,7 @@ def refuse_open_door(host: str, *, guarded: bool, setting: str, make_key: str = 
     )
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep what a batch has freed for the next one.
 
     By itself it hands the buffers of a model's thread back to the system and takes them anew in each pass, which is a

@@ -21,6 +21,7 @@ from peers.rounds import spread
 from peers.servers import Asked, Askers, Server, bentoml, litserve, ours
 from understudy.batching import plan_batches
 from understudy.schemas import PredictionInput
+from understudy.server import keep_memory
 from understudy.serving.export import open_exported
 from understudy.serving.hf import HFEngine
 from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, REPORT, EngineReport, EngineResult
@@ -109,9 +110,10 @@ def _publish(folder: Path, name: str) -> None:
 
 
 class _Bare:
-    """The engine in this process, without a server."""
+    """The engine in this process, without a server; its memory is kept as the service keeps it."""
 
     def __init__(self, engine: HFEngine, texts: Sequence[str]) -> None:
+        keep_memory()
         self._engine = engine
         self._rows = [PredictionInput(input=text) for text in texts]
         self._lengths = engine.adapter.lengths(texts)

@@ -10,7 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,20 +135,37 @@ def test_a_service_that_dies_is_started_again(stack: Stack) -> None:
     assert "teacher ended with code -9" in stack.log_path.read_text()
 
 
+@contextmanager
+def _told_apart(running: subprocess.Popen[str], seconds: float) -> Iterator[None]:
+    """One that takes longer than that is ended, and says on its standard error where each of its threads was."""
+    watch = threading.Timer(seconds, running.send_signal, [signal.SIGABRT])
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_up_leaves_no_process_behind(ending: signal.Signals, tmp_path: Path) -> None:
     ports = ["--port", "0", "--teacher-port", "0", "--student-port", "0"]
     command = [*UNDERSTUDY, "up", "--home", str(tmp_path / "home"), *ports, "--quiet"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    said, environment = tmp_path / "said.txt", {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as running,
+        _told_apart(running, 200),
+    ):
         assert running.stdout is not None
         shown = [running.stdout.readline() for _ in range(5)]
         started = psutil.Process(running.pid).children(recursive=True)
         address = re.search(r"orchestrator +(http://[\d.:]+)", "".join(shown))
-        assert address, shown
+        assert address, (shown, said.read_text())
         with OrchestratorClient(address[1]) as client:
             assert client.ready()
         running.send_signal(ending)
-        running.communicate(timeout=30)
+        running.communicate()
+    assert running.returncode != -signal.SIGABRT, said.read_text()
     assert len(started) >= 6
     _, alive = psutil.wait_procs(started, timeout=5)
     assert alive == []
