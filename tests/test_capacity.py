@@ -49,7 +49,7 @@ def test_each_stage_is_its_arithmetic() -> None:
     assert found["validate"] == pytest.approx(0.036 * 11_000 / 3600)
     assert found["teacher"] == pytest.approx(4 * 1e9 * 1e9 / speed / 4 / 3600)
     assert found["orchestrate"] == pytest.approx(0.36 * 10_000 / 2 / 3600)
-    assert found["database"] == pytest.approx(10 * 1e5 / STATEMENTS_PER_SECOND / 3600)
+    assert found["database"] == pytest.approx(10 * 25_000 / STATEMENTS_PER_SECOND / 3600)  # shards of 400
     assert found["train"] == pytest.approx(2 * 6 * 1e8 * 1e9 / speed / 3600)  # six trainings on four GPUs: two turns
     assert found["evaluate"] == pytest.approx(2 * (6 * 1e8 + 1e9) * 1e8 / speed / 3600)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.errors import InvalidRequest
 
-__all__ = ["GPUS", "Asked", "Capacity", "Measured", "Stage", "count", "measured", "plan"]
+__all__ = ["GPUS", "Asked", "Capacity", "Measured", "Stage", "count", "measured", "plan", "shard_size"]
 
 ASK, GRADIENT, TRAIN = 2, 4, 6
 """Floating-point operations a parameter and token: an answer, an answer and its map, a step of training."""
@@ -151,6 +151,14 @@ CHANGES: Mapping[str, str] = MappingProxyType(
 )
 
 
+MANY, LARGEST = 1000, 4
+
+
+def shard_size(rows: int, least: int) -> int:
+    """Rows of a shard of a job with so many: a very large one has larger shards, so that its work items stay few."""
+    return max(least, min(LARGEST * least, rows // MANY))
+
+
 @lru_cache(maxsize=1)
 def measured() -> Measured:
     return Measured.model_validate(json.loads((files("understudy") / "measured.json").read_text(encoding="utf-8")))
@@ -180,14 +188,14 @@ def plan(asked: Asked, constants: Measured | None = None) -> Capacity:
     alone = sum(stage.hours for stage in stages if stage.name in ("validate", "train", "evaluate"))
     gpu_hours, cpu_hours = (sum(getattr(stage, kind) for stage in stages) for kind in ("gpu_hours", "cpu_hours"))
     longest = max(stages, key=lambda stage: stage.hours)
-    shards = math.ceil(asked.examples / known.shard_rows)
+    shards = math.ceil(asked.examples / shard_size(asked.examples, known.shard_rows))
     priced = asked.gpu_hour is not None or asked.cpu_hour is not None
     return Capacity(
         stages=stages,
         hours=together + alone,
         gpu_hours=gpu_hours,
         cpu_hours=cpu_hours,
-        bytes=_bytes(asked, known, shards),
+        bytes=_bytes(asked, known),
         database_rows=asked.examples + shards,
         cost=gpu_hours * (asked.gpu_hour or 0) + cpu_hours * (asked.cpu_hour or 0) if priced else None,
         first=longest.name,
@@ -209,7 +217,7 @@ def _stages(asked: Asked, known: Measured) -> Iterator[Stage]:
     yield Stage(name="teacher", hours=asking / asked.gpus, on=_gpus(asked.gpus), gpu_hours=asking)
     working = known.annotate_cpu_seconds_per_1000_rows * rows / 1000 / 3600
     yield Stage(name="orchestrate", hours=working / asked.annotators, on=f"{asked.annotators} cores", cpu_hours=working)
-    statements = known.statements_per_shard * math.ceil(rows / known.shard_rows)
+    statements = known.statements_per_shard * math.ceil(rows / shard_size(rows, known.shard_rows))
     yield Stage(name="database", hours=statements / STATEMENTS_PER_SECOND / 3600, on="1 server")
     training = TRAIN * asked.student * tokens * asked.epochs / speed / 3600
     waves = math.ceil(asked.trainings / asked.gpus)
@@ -223,14 +231,14 @@ def _stages(asked: Asked, known: Measured) -> Iterator[Stage]:
     yield Stage(name="evaluate", hours=scoring, on=_gpus(1), gpu_hours=scoring)
 
 
-def _bytes(asked: Asked, known: Measured, shards: int) -> dict[str, float]:
+def _bytes(asked: Asked, known: Measured) -> dict[str, float]:
     taught = asked.examples * asked.tokens * BYTES_PER_TOKEN
     text = taught + _test_rows(asked) * asked.tokens * BYTES_PER_TOKEN
     return {
         "uploaded files": text,
         "data set": text * known.dataset_bytes_per_text_byte,
         "shards": taught * known.shard_bytes_per_text_byte,
-        "database": shards * known.database_bytes_per_shard,
+        "database": asked.examples / known.shard_rows * known.database_bytes_per_shard,  # nearly all of it is rows'
         "students": float(asked.trainings * asked.student * SAVED_BYTES),
     }
 

@@ -18,6 +18,7 @@ from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Arm, Item, Job, JobError, NewItem, SetAside
 from services.orchestrator.phases.validate import MIN_ROWS
 from services.orchestrator.rationales import keys_of
+from understudy.capacity import shard_size
 from understudy.data.parquet import (
     AnnotatedExample,
     read_examples,
@@ -50,8 +51,6 @@ __all__ = [
 
 
 LEAST_ROWS = MIN_ROWS["train"]
-MANY, LARGEST = 1000, 4
-"""Shards of a job from which they are larger, and how many times as large they become."""
 
 Rows = Sequence[Example | PredictionInput]
 """Of the training split, or without an output; never of both."""
@@ -73,12 +72,12 @@ class Annotated(BaseModel):
     empty: int = 0
 
 
-def plan(job: Job, shard_size: int) -> list[NewItem]:
+def plan(job: Job, least: int) -> list[NewItem]:
     """One item a shard of the rows that the students will learn from, those without an output at last.
 
-    A job of very many rows has larger shards than `shard_size`, so that its items stay few.
+    A shard has `least` rows, and more where the job has very many.
     """
-    size = max(shard_size, min(LARGEST * shard_size, (job.train_rows + job.unlabelled_rows) // MANY))
+    size = shard_size(job.train_rows + job.unlabelled_rows, least)
     return [
         NewItem(payload={"start": start, "stop": stop, "unlabelled": unlabelled}, total=stop - start)
         for unlabelled, count in ((False, job.train_rows), (True, job.unlabelled_rows))
