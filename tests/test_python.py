@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+from stand.processes import interruptible
 
 import understudy
 from services import inline
@@ -374,7 +375,8 @@ understudy.distill(rows, teacher="scratch:bert-1x32", finetune_teacher=True, stu
 def test_ctrl_c_cancels_the_job_and_leaves_no_process(tmp_path: Path) -> None:
     """A script without a guard: its children must not run it again."""
     (tmp_path / "script.py").write_text(SCRIPT.format(home=str(tmp_path / "home")))
-    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as running:
+    options: dict[str, Any] = {"stdout": -1, "stderr": -1, "text": True, "preexec_fn": interruptible}
+    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, **options) as running:
         log, children = tmp_path / "home" / "understudy.log", []
         while not (log.is_file() and re.search("item_claimed.*phase=train", log.read_text())):
             assert running.poll() is None, running.stderr.read()  # type: ignore[union-attr]

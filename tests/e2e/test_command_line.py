@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from rich.console import Console
+from stand.processes import interruptible
 
 from understudy import quickstart
 from understudy.client import OrchestratorClient, TeacherClient
@@ -153,7 +154,9 @@ def test_up_leaves_no_process_behind(ending: signal.Signals, tmp_path: Path) -> 
     said, environment = tmp_path / "said.txt", {**os.environ, "PYTHONFAULTHANDLER": "1"}
     with (
         said.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as running,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, preexec_fn=interruptible
+        ) as running,
         _told_apart(running, 200),
     ):
         assert running.stdout is not None

@@ -34,7 +34,7 @@ from understudy.data.parquet import read_annotated, read_examples
 from understudy.stack import broker_command
 from understudy.testing import FakeTeacher
 
-__all__ = ["Broker", "Stand", "is_gone", "processes_of", "training_children", "wait"]
+__all__ = ["Broker", "Stand", "interruptible", "is_gone", "processes_of", "training_children", "wait"]
 
 ROOT = Path(__file__).parents[2]
 VALIDATION_ROWS, TEST_ROWS = make_rows(12, " to choose by"), make_rows(12, " to test with")
@@ -46,6 +46,11 @@ def wait(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
     return found
+
+
+def interruptible() -> None:
+    """For a child's beginning: shells start what runs in the background with Ctrl-C ignored, and then so are we."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_gone(pid: int) -> bool:
