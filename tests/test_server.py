@@ -137,7 +137,8 @@ def test_not_one_request_is_lost_when_a_service_under_load_is_told_to_end(free_p
 
     with _running(free_port, drain_seconds=100.0) as service:
         threads = _in_threads(16, caller)
-        time.sleep(0.3)
+        while len(answered) <= 50 and not failures:  # as long as a slow machine takes for them
+            time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
         while _ready(free_port):
             time.sleep(0.02)
@@ -149,7 +150,7 @@ def test_not_one_request_is_lost_when_a_service_under_load_is_told_to_end(free_p
         code = service.process.wait(30)
         output = service.written()
     assert failures == []
-    assert answered
+    assert len(answered) > 50
     assert answered.count("close") >= 16  # every connection was asked to go elsewhere
     assert (code, "ended well" in output) == (0, True), output
 

@@ -88,8 +88,8 @@ def refuse_open_door(host: str, *, guarded: bool, setting: str, make_key: str = 
 def keep_memory() -> None:
     """Let glibc keep what a batch has freed for the next one.
 
-    By itself it hands the buffers of a model's thread back to the system and takes them anew in each pass, which is a
-    tenth of a small student's processor time. Where there is no glibc, nothing is done.
+    By itself it hands the buffers of a model's thread back to the system and takes them anew in each pass, page by
+    page. Where there is no glibc, nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

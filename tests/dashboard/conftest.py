@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from stand.bench import Bench, rows
+from stand.bench import Bench, quick_settings, rows
 from stand.server import Server
 
 from services.orchestrator.child import warm
@@ -39,17 +39,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seeded]:
     """One real job on a fake teacher, worked on in this process; some students for the same alias beside it."""
     warm()
     folder = tmp_path_factory.mktemp("dashboard")
-    settings = Settings(
-        home=folder / "home",
-        broker_url="redis+socket:///nowhere/redis.sock",
-        shard_size=16,
-        lease_seconds=2.0,
-        heartbeat_seconds=0.05,
-        retry_after=0.0,
-        sweep_seconds=60.0,
-        teacher_patience=0.5,
-        engines=(),
-    )
+    settings = quick_settings(folder, sweep_seconds=60.0, engines=())
     teacher = FakeTeacher()
     bench = Bench(settings, teacher)
     spec = {"hyperparameters": {"max_steps": 8}, "recipe": ["rationale_gate"]}

@@ -167,8 +167,11 @@ def test_up_leaves_no_process_behind(ending: signal.Signals, tmp_path: Path) -> 
         with OrchestratorClient(address[1]) as client:
             assert client.ready()
         running.send_signal(ending)
+        told = time.monotonic()
         running.communicate()
+        seconds = time.monotonic() - told
     assert running.returncode != -signal.SIGABRT, said.read_text()
+    assert seconds < 30
     assert len(started) >= 6
     _, alive = psutil.wait_procs(started, timeout=5)
     assert alive == []

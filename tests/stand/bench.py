@@ -19,7 +19,7 @@ from services.orchestrator.store import FileRow
 from understudy.schemas import DistillationSpec, TeacherSpec
 from understudy.testing import FakeTeacher
 
-__all__ = ["FEW", "LABELS", "SUBJECTS", "Bench", "Clock", "rows"]
+__all__ = ["FEW", "LABELS", "SUBJECTS", "Bench", "Clock", "quick_settings", "rows"]
 
 SUBJECTS = ("film", "meal", "room", "book", "train", "song", "coat", "garden")
 LABELS = ("awful", "fine", "great")
@@ -36,6 +36,21 @@ def rows(count: int = 80, tag: str = "") -> str:
         (f"The {SUBJECTS[i % 8]} number {i}{tag} was {LABELS[i % 3]} I think", LABELS[i % 3]) for i in range(count)
     )
     return "".join(f'{{"input": "{text}", "output": "{label}"}}\n' for text, label in texts)
+
+
+def quick_settings(folder: Path, **changes: Any) -> Settings:
+    """Settings under which nothing waits for long, with everything below one folder and no broker."""
+    values = {
+        "home": folder / "home",
+        "broker_url": "redis+socket:///nowhere/redis.sock",
+        "shard_size": 16,
+        "lease_seconds": 2.0,
+        "heartbeat_seconds": 0.05,
+        "retry_after": 0.0,
+        "sweep_seconds": 0.2,
+        "teacher_patience": 0.5,
+    }
+    return Settings(**values | changes)
 
 
 class Clock:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from stand.bench import Bench, Clock
+from stand.bench import Bench, Clock, quick_settings
 from stand.bench import rows as make_rows
 from stand.postgres import find_binaries, private_server
 
@@ -69,21 +69,7 @@ def fork_server() -> None:
 
 @pytest.fixture(scope="session")
 def make_settings() -> Callable[[Path], Settings]:
-    """Settings for quick tests, with everything below one folder."""
-
-    def make(folder: Path) -> Settings:
-        return Settings(
-            home=folder / "home",
-            broker_url="redis+socket:///nowhere/redis.sock",
-            shard_size=16,
-            lease_seconds=2.0,
-            heartbeat_seconds=0.05,
-            retry_after=0.0,
-            sweep_seconds=0.2,
-            teacher_patience=0.5,
-        )
-
-    return make
+    return quick_settings
 
 
 @pytest.fixture
