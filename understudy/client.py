@@ -45,6 +45,8 @@ class Told:
 class _Client:
     """One service at one address. `api_key` is for services that ask for one; `transport` replaces the network.
 
+    `base_url` is the address as people may see it: without the name and password that it may have had.
+
     Raises InvalidRequest for a key that no header can hold.
     """
 
@@ -56,12 +58,12 @@ class _Client:
         transport: httpx.BaseTransport | None = None,
         timeout: float | None = 120.0,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        self.base_url = _shown(base_url)
         headers = {"Authorization": f"Bearer {_sendable(api_key)}"} if api_key else {}
         # trust_env off: these are our own addresses, and a proxy from the environment must not see the texts.
         chosen = transport or httpx.HTTPTransport(trust_env=False, socket_options=sockets.options())
         self._http = httpx.Client(
-            base_url=self.base_url,
+            base_url=base_url.rstrip("/"),
             headers=headers,
             transport=chosen,
             timeout=timeout,
@@ -114,6 +116,10 @@ class _Client:
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise Unavailable(f"{self.base_url} does not answer ({reason}): is the service running there?") from error
+
+
+def _shown(url: str) -> str:
+    return str(httpx.URL(url).copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
 
 
 def _sendable(api_key: str) -> str:

@@ -25,6 +25,7 @@ from services.orchestrator.routes.dashboard import dashboard_paths, serve_dashbo
 from services.orchestrator.routes.state import State
 from services.orchestrator.settings import Settings
 from services.orchestrator.watch import Watchers
+from services.orchestrator.worker_metrics import WorkerMetrics
 from understudy.errors import Unavailable
 from understudy.metrics import Metrics
 from understudy.web import make_app
@@ -37,11 +38,14 @@ MULTIPART_OVERHEAD = 64 * 1024  # boundaries, headers and the other fields of an
 def create_app(settings: Settings | None = None, send: Send | None = None) -> FastAPI:
     """`send` replaces the broker in tests."""
     chosen, metrics = settings or Settings(), Metrics()
+    own_work = WorkerMetrics(metrics.registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         sends = send or sender(create_celery(chosen))
-        context = await run_in_threadpool(lambda: Context(chosen, sends, busy_seconds=chosen.database_patience))
+        context = await run_in_threadpool(
+            lambda: Context(chosen, sends, metrics=own_work, busy_seconds=chosen.database_patience)
+        )
         sweeper, janitor = Sweeper(context), Janitor(chosen, context.database, context.artifacts)
         sweeper.start()
         janitor.start()

@@ -22,6 +22,7 @@ from services.orchestrator.store import FileRow, FileStore, JobStore
 from services.orchestrator.tally import Tallies
 from services.orchestrator.teachers import Teachers
 from services.orchestrator.turns import Turns
+from services.orchestrator.worker_metrics import WorkerMetrics
 from understudy.artifacts import ArtifactStore
 
 __all__ = ["Context", "Grip", "Send"]
@@ -52,6 +53,7 @@ class Context:
         send: Send,
         *,
         transport: httpx.BaseTransport | None = None,
+        metrics: WorkerMetrics | None = None,
         clock: Callable[[], float] = time.time,
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
@@ -59,10 +61,11 @@ class Context:
         self.settings = settings
         self.send = send
         self.clock = clock
+        self.metrics = metrics or WorkerMetrics()
         self.database = Database(settings.database, busy_seconds)
         prepare(self.database)
         self.artifacts = ArtifactStore(settings.artifact_root)
-        self.teachers = Teachers(settings, transport)
+        self.teachers = Teachers(settings, transport, self.metrics)
         self.files = FileStore(self.database)
         self.jobs = JobStore(self.database, clock)
         self.flow = Flow(self.database, settings.max_attempts, clock, settings.lease_seconds)

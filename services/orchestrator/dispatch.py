@@ -28,6 +28,7 @@ TIDY_AT_ONCE = 500
 def sweep(context: Context) -> None:
     """One round of all of it."""
     for item in context.flow.recover():
+        context.metrics.recovered(item)
         log.warning("item_recovered", job_id=item.job_id, item=item.id, phase=item.phase, worker=item.worker)
     if lost := context.outbox.forget_lost():
         log.warning("messages_lost", count=lost)
@@ -99,9 +100,11 @@ def _fill(context: Context, queue: Queue, *, keep: bool = False) -> str | None:
         try:
             context.send(item_id, queue)
         except Unavailable as error:
+            context.metrics.message(queue, "broker_away")
             log.warning("broker_unavailable", queue=queue, waiting=len(item_ids) - sent, error=error.message)
             context.outbox.put_back(item_ids[sent:])
             break
+        context.metrics.message(queue, "sent")
     return kept
 
 
@@ -138,9 +141,12 @@ class Sweeper:
                 if time.monotonic() - tidied > self._context.settings.lease_seconds:  # listing a large store is slow
                     tidy_store(self._context)
                     tidied = time.monotonic()
+                self._context.metrics.swept("done")
             except Exception as error:  # the next round finds all as it was
                 if is_away(error):
+                    self._context.metrics.swept("database_away")
                     log.warning("sweep_failed", error=str(error)[:300])
                 else:
+                    self._context.metrics.swept("failed")
                     log.exception("sweep_failed")
             self._wake.wait(self._context.settings.sweep_seconds)

@@ -57,9 +57,14 @@ def _execute(context: Context, item_id: str, worker: str, stopping: threading.Ev
         structlog.contextvars.bound_contextvars(job_id=item.job_id, item=item.id, phase=item.phase, index=item.index),
     ):
         log.info("item_claimed", attempt=item.attempts, worker=worker)
-        started = time.monotonic()
-        outcome = _run(context, item, stopping)
-        log.info("item_ended", outcome=outcome, seconds=round(time.monotonic() - started, 2))
+        started, outcome = time.monotonic(), "lost"  # also where its end cannot be written: its lease runs out
+        context.metrics.item_began(item)
+        try:
+            outcome = _run(context, item, stopping)
+        finally:
+            seconds = time.monotonic() - started
+            context.metrics.item_ended(item, outcome, seconds)
+        log.info("item_ended", outcome=outcome, seconds=round(seconds, 2))
     return item.queue
 
 

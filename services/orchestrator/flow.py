@@ -167,10 +167,12 @@ class Flow:
         lost = (work_items.c.state == "running") & (work_items.c.lease_until < now)
         with self._database.read() as sql:
             items = [item_of(row) for row in sql.execute(select(work_items).where(lost))]
+        recovered = []
         for item in items:
             with self._database.write() as sql:
-                self._recover(sql, item, now)
-        return items
+                if self._recover(sql, item, now):
+                    recovered.append(item)
+        return recovered
 
     def results(self, job_id: str, phase: Phase) -> list[Mapping[str, Any]]:
         """What the items of a phase answered, in order."""
@@ -209,14 +211,15 @@ class Flow:
             with self._database.write() as sql:
                 sql.execute(update(work_items).where(wrong).values({column.name: mended}))
 
-    def _recover(self, sql: Connection, item: Item, now: float) -> None:
+    def _recover(self, sql: Connection, item: Item, now: float) -> bool:
+        """Whether it was this process that took the item back."""
         job = locked_job(sql, item.job_id)
         held = (work_items.c.id == item.id) & (work_items.c.token == item.token) & (work_items.c.state == "running")
         # Its worker's name stays: it is a suspect now, and runs alone. From the second time on it also waits a little.
         pause = 0.0 if item.attempts == 1 else random.uniform(0, min(LONGEST_PAUSE, self._lease * item.attempts))
         values = {"state": "pending", "lease_until": None, "sent_at": None, "not_before": now + pause}
         if sql.execute(update(work_items).where(held).values(**values)).rowcount != 1:
-            return  # it was claimed again meanwhile
+            return False  # it was claimed again meanwhile
         where = f"{item.phase} {item.index + 1}, attempt {item.attempts} of {item.max_attempts}"
         event = Event(message=f"{where}: worker {item.worker} has not been heard of", level="warn")
         if item.attempts >= item.max_attempts and job.active:
@@ -225,6 +228,7 @@ class Flow:
             give_up(sql, job, item, error, now)
         else:
             add_event(sql, job.id, event, now)
+        return True
 
     def _insert_items(self, sql: Connection, job: Job, coming: Next) -> None:
         fresh = {"state": "pending", "attempts": 0, "max_attempts": self._max_attempts, "token": 0, "not_before": 0.0}

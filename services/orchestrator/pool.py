@@ -49,8 +49,12 @@ class _Address(Generic[C]):
         self.last: UnderstudyError | None = None
 
     @property
+    def tripped(self) -> bool:
+        return self.failures >= TRIP
+
+    @property
     def slots(self) -> int:
-        return 1 if self.failures >= TRIP else int(self.limit)
+        return 1 if self.tripped else int(self.limit)
 
     def free(self, now: float) -> bool:
         return now >= self.rests_until and self.busy < self.slots
@@ -105,6 +109,11 @@ class Pool(Generic[C]):
                     with self._changed:
                         address.went_well()
                     return result
+
+    def tripped(self) -> list[C]:
+        """The clients of the addresses that are tried by one call at a time."""
+        with self._changed:
+            return [one.client for one in self._addresses if one.tripped]
 
     @contextmanager
     def _borrowed(self, check: Check, deadline: float, last: UnderstudyError | None) -> Iterator[_Address[C]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import httpx
@@ -16,8 +17,9 @@ from pydantic import ValidationError
 from services.orchestrator.calls import Check, WholeCall, terms
 from services.orchestrator.pool import Pool
 from services.orchestrator.settings import Settings
+from services.orchestrator.worker_metrics import Call, WorkerMetrics
 from understudy.client import TeacherClient
-from understudy.errors import InternalError, PayloadTooLarge, Unavailable
+from understudy.errors import InternalError, PayloadTooLarge, Unavailable, UnderstudyError
 from understudy.schemas import (
     Attribution,
     AttributionRequest,
@@ -36,10 +38,19 @@ R = TypeVar("R")
 READY_SECONDS = 5.0
 
 
+class _Nonsense(ValueError):
+    """An answer that cannot be true."""
+
+
 class Teachers:
     """`transport` replaces the network in tests; the deadline of a call is the network's."""
 
-    def __init__(self, settings: Settings, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        transport: httpx.BaseTransport | None = None,
+        metrics: WorkerMetrics | None = None,
+    ) -> None:
         chosen = transport or WholeCall()
         self._clients = [
             TeacherClient(url, api_key=settings.teacher_api_key, transport=chosen, timeout=None)
@@ -49,6 +60,9 @@ class Teachers:
         self._timeout = settings.teacher_timeout
         self._max_examples = settings.teacher_max_examples
         self._pool = Pool(self._clients, settings.teacher_patience)
+        self._metrics = metrics or WorkerMetrics()
+        for url in {client.base_url for client in self._clients}:
+            self._metrics.follow_breaker(url, partial(self._tripped, url))
 
     def close(self) -> None:
         for client in self._clients:
@@ -71,11 +85,11 @@ class Teachers:
             if not teacher.ready():
                 raise Unavailable(f"the teacher at {teacher.base_url} is not ready: is it running there?")
 
-        self._call(ask, check, READY_SECONDS)
+        self._call("ready", ask, check, seconds=READY_SECONDS)
 
     def model(self, ref: str, check: Check) -> ModelInfo:
         """Facts about a model, which a teacher loads if it has to. Raises ModelNotFound, or Unavailable."""
-        return self._call(lambda teacher: teacher.model(ref), check)
+        return self._call("model", lambda teacher: teacher.model(ref), check)
 
     def attribute(self, request: AttributionRequest, check: Check) -> list[AttributionResponse]:
         """Explain the examples in as many requests as the teacher's limits ask for; the answers are in order."""
@@ -90,7 +104,7 @@ class Teachers:
                     _believe_finite(result.id, _numbers(result))
                 return answer
 
-            return [self._call(believed, check)]
+            return [self._call("attribute", believed, check, examples=len(part.examples))]
 
         return self._in_parts(request.examples, ask)
 
@@ -108,7 +122,7 @@ class Teachers:
                     _believe_finite(prediction.id, [prediction.probability, *(prediction.probabilities or {}).values()])
                 return list(answer.predictions)
 
-            return self._call(believed, check)
+            return self._call("predict", believed, check, examples=len(part.inputs))
 
         return self._in_parts(request.inputs, ask)
 
@@ -116,12 +130,24 @@ class Teachers:
         size = self._max_examples
         return [answer for start in range(0, len(items), size) for answer in _halving(items[start : start + size], ask)]
 
-    def _call(self, ask: Callable[[TeacherClient], R], check: Check, seconds: float | None = None) -> R:
+    def _tripped(self, url: str) -> int:
+        return sum(client.base_url == url for client in self._pool.tripped())
+
+    def _call(
+        self,
+        call: Call,
+        ask: Callable[[TeacherClient], R],
+        check: Check,
+        *,
+        seconds: float | None = None,
+        examples: int = 0,
+    ) -> R:
         """Ask a teacher, with its own faults told as those of one that is away: they are worth another try."""
 
         def asked(teacher: TeacherClient) -> R:
             try:
-                return ask(teacher)
+                with self._metrics.calling(teacher.base_url, call, examples):
+                    return ask(teacher)
             except InternalError as error:
                 raise Unavailable(
                     f"the teacher at {teacher.base_url} failed: {error.message}", retry_after=error.retry_after
@@ -132,9 +158,16 @@ class Teachers:
                 raise Unavailable(
                     f"the teacher at {teacher.base_url} gave an answer that is none: {where}: {first['msg']}"
                 ) from error
+            except _Nonsense as error:
+                raise Unavailable(f"the teacher at {teacher.base_url} cannot be believed: {error}") from error
 
-        with terms(seconds or self._timeout, check):
-            return self._pool.call(asked, check)
+        try:
+            with terms(seconds or self._timeout, check):
+                return self._pool.call(asked, check)
+        except UnderstudyError as error:
+            if error.retryable:
+                self._metrics.gave_up(call)
+            raise
 
 
 def _halving(items: Sequence[T], ask: Callable[[Sequence[T]], list[R]]) -> list[R]:
@@ -150,12 +183,12 @@ def _halving(items: Sequence[T], ask: Callable[[Sequence[T]], list[R]]) -> list[
 
 def _believe(asked: Sequence[str | None], given: Sequence[str | None]) -> None:
     if asked != given:
-        raise Unavailable(f"a teacher was asked about {len(asked)} examples and answered {len(given)} others")
+        raise _Nonsense(f"it was asked about {len(asked)} examples and answered {len(given)} others")
 
 
 def _believe_finite(example: str | None, numbers: Sequence[float]) -> None:
     if not all(map(math.isfinite, numbers)):
-        raise Unavailable(f"a teacher's numbers for example '{example}' are not finite")
+        raise _Nonsense(f"its numbers for example '{example}' are not finite")
 
 
 def _numbers(result: Attribution) -> list[float]:

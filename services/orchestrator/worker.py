@@ -1,5 +1,6 @@
 """A worker process: `python -m services.orchestrator.worker --queues control,annotate --concurrency 2`.
 
+With `--metrics PORT` it answers Prometheus there, on this machine's own address unless a host stands before the port.
 Threads wait for the teacher and for the database, and for the child processes in which models are trained; the process
 itself never computes and never imports torch.
 """
@@ -9,12 +10,14 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import socket
 import sys
 import threading
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,12 @@ from services.orchestrator.context import Context
 from services.orchestrator.dispatch import Sweeper, follow_up
 from services.orchestrator.execute import execute
 from services.orchestrator.jobs import QUEUES
+from services.orchestrator.pipeline import STAGES
 from services.orchestrator.settings import Settings
 from services.orchestrator.signs import Signs
+from services.orchestrator.worker_metrics import WorkerMetrics, serve
 from understudy import tracing
-from understudy.errors import InvalidRequest, UnknownName
+from understudy.errors import InvalidRequest, Unavailable, UnknownName
 from understudy.logs import configure
 
 __all__ = ["create_worker", "main"]
@@ -46,10 +51,10 @@ YOUNG = 20_000
 """Objects after which garbage is looked for: one answer of a teacher makes a thousand that are none yet."""
 
 
-def create_worker(settings: Settings, signs: Signs) -> tuple[Celery, Context]:
+def create_worker(settings: Settings, signs: Signs, metrics: WorkerMetrics) -> tuple[Celery, Context]:
     """A Celery app with our one task, and what the task works with."""
     app = create_celery(settings)
-    context = Context(settings, sender(app))
+    context = Context(settings, sender(app), metrics=metrics)
     stopping = threading.Event()
     name = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -93,9 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     configure("worker")
     tracing.configure("worker")
-    settings = Settings()
+    settings, metrics = Settings(), WorkerMetrics()
+    metrics.expect((stage.queue, phase) for phase, stage in STAGES.items() if stage.queue in options.queues)
+    with ExitStack() as closing:
+        if options.metrics:
+            try:
+                port = closing.enter_context(serve(metrics.registry, *options.metrics))
+            except Unavailable as error:
+                sys.exit(f"the worker does not start: {error}")
+            log.info("metrics_served", host=options.metrics[0], port=port)
+        return _run(options, settings, metrics)
+
+
+def _run(options: argparse.Namespace, settings: Settings, metrics: WorkerMetrics) -> int:
+    """Work until a signal comes, and give the exit status."""
     signs = Signs(options.signs, options.idle_exit, sound=lambda: sweeper.alive())
-    app, context = create_worker(settings, signs)
+    app, context = create_worker(settings, signs, metrics)
     if "train" in options.queues:
         warm()
     sweeper = Sweeper(context)
@@ -129,7 +147,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=2, help="items that are worked on at once")
     parser.add_argument("--signs", type=Path, help="the folder of the files `alive` and `ready`, for probes")
     parser.add_argument("--idle-exit", type=_seconds, help="end after so many seconds without work")
+    parser.add_argument("--metrics", type=_address, metavar="[HOST:]PORT", help="answer Prometheus there")
     return parser.parse_args(arguments)
+
+
+def _address(value: str) -> tuple[str, int]:
+    """`8003`, `0.0.0.0:8003` or `[::]:8003`."""
+    found = re.fullmatch(r"(?:([^\s:\[\]]+|\[[^\s\[\]]+\]):)?(\d{1,5})", value, re.ASCII)
+    if found is None or int(found[2]) > 65535:
+        raise argparse.ArgumentTypeError(f"'{value}' is no address: give PORT, HOST:PORT or [IPv6]:PORT")
+    return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
 
 
 def _seconds(value: str) -> float:
