@@ -21,10 +21,12 @@ from services.orchestrator.jobs import QUEUES
 from services.orchestrator.metrics import WorkMetrics
 from services.orchestrator.settings import Settings as OrchestratorSettings
 from services.orchestrator.worker import _options
+from services.orchestrator.worker_metrics import WorkerMetrics
 from services.student.metrics import StudentMetrics
 from services.student.settings import Settings as StudentSettings
 from services.teacher.metrics import TeacherMetrics
 from services.teacher.settings import Settings as TeacherSettings
+from understudy.browsers import is_loopback
 from understudy.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,7 @@ PORTS = {
         "student": "UNDERSTUDY_STUDENT_",
     }.items()
 }
+WORKERS = ("annotator", "trainer")
 ELSEWHERE = {"UNDERSTUDY_LOG"}  # read by understudy.logs
 
 
@@ -114,6 +117,7 @@ def measured() -> set[str]:
         SimpleNamespace(now=None),  # type: ignore[arg-type]
     )
     TeacherMetrics(teacher)
+    WorkerMetrics(metrics.registry)
     found = {"up"}
     for registry in (metrics.registry, teacher):
         for family in registry.collect():
@@ -138,7 +142,9 @@ def queries() -> dict[str, str]:
     folder = ROOT / "docker" / "observability"
     dashboard = json.loads((folder / "grafana" / "dashboards" / "understudy.json").read_text())
     alerts = yaml.safe_load((folder / "alerts.yml").read_text())
-    found = {panel["title"]: target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
+    found = {
+        f"{panel['title']} {one['refId']}": one["expr"] for panel in dashboard["panels"] for one in panel["targets"]
+    }
     found |= {rule["alert"]: rule["expr"] for group in alerts["groups"] for rule in group["rules"]}
     scaled = [one for one in cluster() if one["apiVersion"].startswith("keda.sh")]
     return found | {
@@ -199,6 +205,33 @@ def test_commands_are_modules_with_options_that_they_have() -> None:
             assert str(options.signs) == "/tmp/worker"
             queues.append(tuple(options.queues))
     assert set(queues) >= {("control", "annotate"), ("train",)}
+
+
+def test_prometheus_reaches_every_worker_at_its_port_and_nobody_else_does() -> None:
+    """In a cluster by the ports that the pods and a network policy name, in the compose file by its configuration."""
+    ports = set()
+    for name, pod in pods().items():
+        (container,) = pod["containers"]
+        if container["command"][2] != "services.orchestrator.worker":
+            continue
+        host, port = _options([*container["command"][3:], *container["args"]]).metrics
+        assert not is_loopback(host), name
+        assert container["ports"] == [{"name": "metrics", "containerPort": port}], name
+        ports.add(port)
+    workers = {"matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": list(WORKERS)}]}
+    (policy,) = (
+        one["spec"] for one in cluster() if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "workers"
+    )
+    scraper = {"namespaceSelector": {"matchLabels": {"understudy.dev/metrics": "true"}}}
+    assert policy["podSelector"] == workers
+    assert policy["ingress"] == [{"from": [scraper], "ports": [{"protocol": "TCP", "port": port} for port in ports]}]
+    scraped = yaml.safe_load((ROOT / "docker" / "observability" / "prometheus.yml").read_text())["scrape_configs"]
+    asked = {one["job_name"]: one["dns_sd_configs"] for one in scraped if one["job_name"] in WORKERS}
+    assert asked == {name: [{"names": [name], "type": "A", "port": port}] for name in WORKERS for port in ports}
+    for service in OURS.values():
+        if "services.orchestrator.worker" in service.get("command", ()):
+            assert {_options(service["command"][3:]).metrics[1]} == ports
+            assert "ports" not in service
 
 
 def test_nothing_of_the_compose_file_is_reached_from_other_machines() -> None:

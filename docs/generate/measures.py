@@ -26,6 +26,7 @@ KINDS = {
 SOURCES = {
     "Every service": ("understudy/metrics.py",),
     "Orchestrator": ("services/orchestrator/metrics.py",),
+    "Worker": ("services/orchestrator/worker_metrics.py",),
     "Teacher": ("services/teacher/metrics.py",),
     "Student": ("services/student/metrics.py",),
 }
@@ -33,9 +34,10 @@ SOURCES = {
 INTRO = """\
 # Metrics
 
-Made from the source. Each service answers `GET /metrics` in Prometheus' text format; a counter's name ends in `_total`
-there. What the numbers mean together is told in [Serving](../../serving.md#metrics) and
-[Deployment](../../deployment.md#alerts). The batches under "Every service" are those of teacher and student.
+Made from the source. Each service answers `GET /metrics` in Prometheus' text format, a worker at its `--metrics`; a
+counter's name ends in `_total` there. What the numbers mean together is told in [Serving](../../serving.md#metrics) and
+[Deployment](../../deployment.md#metrics-of-workers). The batches under "Every service" are those of teacher and
+student. The orchestrator's API shows a worker's numbers too, of what it sweeps, sends and asks teachers itself.
 
 """
 

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from stand.pages import ROOT, pages
 
+from services.orchestrator.worker_metrics import WorkerMetrics
 from services.student.metrics import StudentMetrics
 from services.teacher.metrics import TeacherMetrics
 from understudy import errors
@@ -89,12 +90,16 @@ def test_every_setting_says_what_it_is_or_has_a_plain_name() -> None:
 
 
 def test_the_page_of_metrics_has_all_that_a_registry_has() -> None:
-    for file, metrics in (("teacher", TeacherMetrics), ("student", StudentMetrics)):
+    for file, metrics in (
+        ("teacher/metrics.py", TeacherMetrics),
+        ("student/metrics.py", StudentMetrics),
+        ("orchestrator/worker_metrics.py", WorkerMetrics),
+    ):
         registry = CollectorRegistry()
         metrics(registry)
         declared = {
             name.removesuffix("_total")
-            for source in (f"services/{file}/metrics.py", "understudy/metrics.py")
+            for source in (f"services/{file}", "understudy/metrics.py")
             for name, _, _, _ in measures.declared(source)
         }
         assert {metric.name for metric in registry.collect()} <= declared
