@@ -98,6 +98,9 @@ def test_the_api_is_not_opened_to_other_machines_without_a_key(tmp_path: Path, f
         (["--concurrency", "many"], "invalid int value"),
         (["--idle-exit", "0"], "'0' is no number of seconds above 0"),
         (["--idle-exit", "soon"], "'soon' is no number of seconds above 0"),
+        (["--metrics", ":8003"], "':8003' is no address: give PORT, HOST:PORT or [IPv6]:PORT"),
+        (["--metrics", "::1:8003"], "'::1:8003' is no address"),
+        (["--metrics", "70000"], "'70000' is no address"),
     ],
 )
 def test_a_wrong_option_of_a_worker_says_what_would_be_right(
