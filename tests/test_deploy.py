@@ -71,7 +71,8 @@ def pods() -> dict[str, dict[str, Any]]:
 def test_the_images_are_built_alike() -> None:
     """Each service has a Dockerfile of its own; where they install and what they begin with may not drift apart."""
     texts = [(ROOT / "services" / name / "Dockerfile").read_text() for name in PORTS]
-    begun = [re.search(r"^ARG PYTHON=.*?(?=^# Two empty packages)", text, re.DOTALL | re.MULTILINE) for text in texts]
+    end = re.escape("RUN pip install --no-deps --prefix /opt/code .")
+    begun = [re.search(rf"^ARG PYTHON=.*?^{end}$", text, re.DOTALL | re.MULTILINE) for text in texts]
     assert len({found[0] for found in begun if found}) == 1
     torch = [re.search(r"^ARG ACCELERATOR=.*?(?=^ARG EXTRAS)", text, re.DOTALL | re.MULTILINE) for text in texts]
     assert len({found[0] for found in torch if found}) == 1
@@ -294,8 +295,29 @@ def test_the_apis_image_has_no_torch_and_the_others_have_what_they_import() -> N
     assert asked["orchestrator build-api"] >= {"fastapi", "celery", "sqlalchemy", "psycopg", "s3fs"}
     assert not asked["orchestrator build-api"] & {"torch", "transformers"}
     assert asked["orchestrator build-worker"] >= {"torch", "accelerate", "celery", "psycopg", "s3fs"}
-    assert asked["teacher build"] >= {"torch", "captum", "fastapi", "s3fs"}
-    assert asked["student build"] >= {"torch", "onnxruntime", "ctranslate2", "fastapi", "s3fs"}
+    assert asked["teacher dependencies"] >= {"torch", "captum", "fastapi", "s3fs"}
+    assert asked["student dependencies"] >= {"torch", "onnxruntime", "ctranslate2", "fastapi", "s3fs"}
+
+
+def test_a_change_of_the_code_changes_one_small_layer() -> None:
+    """The code is copied over what it needs: else each change of it is a gigabyte to push and to pull."""
+    for path in ROOT.glob("services/*/Dockerfile"):
+        found = stages(path)
+        taken = [name for name, text in found.items() if re.search(r"^COPY (understudy|services) ", text, re.MULTILINE)]
+        assert taken == ["code"]
+        images = {name: re.findall(r"^COPY --from=(\S+) ", text, re.MULTILINE) for name, text in found.items()}
+        images = {name: copied for name, copied in images.items() if copied}
+        assert set(images) == ({"api", "worker"} if path.parent.name == "orchestrator" else {path.parent.name})
+        for copied in images.values():
+            assert "ARG EXTRAS=" in found[copied[0]]
+            assert copied[1:] == ["code"]
+
+
+def test_no_process_of_ours_is_the_first_of_its_container() -> None:
+    """To number 1 the kernel gives no signal that it has no handler for: a SIGTERM during the start would be lost."""
+    assert [name for name, service in OURS.items() if service["init"] is not True] == []
+    patch = yaml.safe_load((ROOT / "k8s" / "base" / "hardening.yaml").read_text())
+    assert {one["path"]: one["value"] for one in patch}["/spec/template/spec/shareProcessNamespace"] is True
 
 
 def test_what_images_bring_is_pinned() -> None:
