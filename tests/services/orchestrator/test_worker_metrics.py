@@ -28,6 +28,7 @@ from services.orchestrator import pool
 from services.orchestrator.dispatch import Sweeper, dispatch, sweep
 from services.orchestrator.execute import execute
 from services.orchestrator.jobs import Event
+from services.orchestrator.leases import item_of
 from services.orchestrator.pool import TRIP
 from services.orchestrator.settings import Settings
 from services.orchestrator.teachers import Teachers
@@ -138,24 +139,27 @@ def test_an_item_whose_end_cannot_be_written_is_at_work_no_more(
     assert value("understudy_worker_items_total", kind | {"outcome": "lost"}) == 1
 
 
-def test_an_item_that_is_taken_back_from_a_lost_worker_is_counted_once(
-    settings: Settings, make_bench: Any, teacher: FakeTeacher, clock: Any
+def test_an_item_that_is_taken_back_from_a_lost_worker_is_counted_by_who_did_it(
+    settings: Settings, make_bench: Any, teacher: FakeTeacher, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (make_bench(settings, teacher, clock) for _ in range(2))
-    (item_id,) = first.item_ids(first.submit_items(1))
-    assert first.context.leases.claim(item_id, "worker-1")
+    slow, quick = (make_bench(settings, teacher, clock) for _ in range(2))
+    (item_id,) = slow.item_ids(slow.submit_items(1))
+    assert slow.context.leases.claim(item_id, "worker-1")
     clock.now += 2 * settings.lease_seconds
-    for bench in (first, second, first):
-        sweep(bench.context)
-    taken = [
-        one.context.metrics.registry.get_sample_value(
-            "understudy_worker_items_recovered_total", {"queue": "annotate", "phase": "annotate"}
-        )
-        for one in (first, second)
-    ]
-    assert taken == [1, None]
-    first.context.close()
-    second.context.close()
+    others = [quick]
+
+    def overtaken(row: Any) -> Any:
+        if others:
+            sweep(others.pop().context)  # between the look at the item and taking it back
+        return item_of(row)
+
+    monkeypatch.setattr("services.orchestrator.flow.item_of", overtaken)
+    sweep(slow.context)
+    name, kind = "understudy_worker_items_recovered_total", {"queue": "annotate", "phase": "annotate"}
+    assert quick.context.metrics.registry.get_sample_value(name, kind) == 1
+    assert slow.context.metrics.registry.get_sample_value(name, kind) is None
+    slow.context.close()
+    quick.context.close()
 
 
 # --- rounds and messages -------------------------------------------------------------------------------------------
