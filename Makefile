@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart run test browser check check-deploy faults format e2e bench openapi docs clean
+.PHONY: help setup quickstart run test browser check check-deploy check-images faults format e2e bench openapi docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ $(VENV)-deploy/.installed: k8s/requirements.txt
 
 check-deploy: $(VENV)-deploy/.installed ## images, compose file and k8s/ as far as they can be checked without building anything
 	@$(VENV)-deploy/bin/python k8s/check.py
+
+check-images: setup ## where docker or podman is: build the images, start docker-compose.yml, run a job there
+	@$(BIN)/python k8s/images.py $(ARGS)
 
 format: setup ## rewrite the code as `make check` wants it
 	@$(BIN)/ruff format --quiet .
