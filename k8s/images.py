@@ -166,7 +166,7 @@ def job(stack: Stack) -> Iterator[str]:
                 yield f"the student says {error.code}: {error.read()[:500]!r}"
                 return
             time.sleep(1)
-    if labels != ["positive", "negative"]:
+    if len(labels) != 2 or not set(labels) <= set(words):  # what it has learnt in 60 steps is not asked
         yield f"the student answers {labels}"
 
 
