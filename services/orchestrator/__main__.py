@@ -21,6 +21,8 @@ from understudy.server import refuse_open_door, serve
 def main() -> None:
     settings = Settings()
     try:
+        if not (settings.database_url and settings.artifacts):
+            settings.make_home()
         guarded = settings.allow_anonymous or bool(Keys(settings.keys))
         guarded = guarded or is_loopback(settings.host) or _has_keys(settings)
         make_key = "understudy keys create NAME --scope submit"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -9,6 +11,7 @@ from urllib.parse import quote
 from pydantic import AliasChoices, Field, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from understudy.errors import InvalidRequest
 from understudy.guarded import GuardedSettings, listed
 from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, NAMES
 
@@ -135,3 +138,16 @@ class Settings(GuardedSettings):
     def work(self) -> Path:
         """Where stages keep what is not finished yet, one folder a work item."""
         return self.home.resolve() / "work"
+
+    def make_home(self) -> None:
+        """Make `home` where it is not there yet. Raises InvalidRequest where this process may not write to it."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.home):
+                pass
+        except OSError as error:
+            raise InvalidRequest(
+                f"home is '{self.home}', and user {os.getuid()} cannot write there ({error.strerror}): give that user "
+                f"the folder, or set {PREFIX}_HOME to another",
+                param="home",
+            ) from error

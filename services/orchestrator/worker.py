@@ -101,12 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings, metrics = Settings(), WorkerMetrics()
     metrics.expect((stage.queue, phase) for phase, stage in STAGES.items() if stage.queue in options.queues)
     with ExitStack() as closing:
-        if options.metrics:
-            try:
+        try:
+            settings.make_home()
+            if options.metrics:
                 port = closing.enter_context(serve(metrics.registry, *options.metrics))
-            except Unavailable as error:
-                sys.exit(f"the worker does not start: {error}")
-            log.info("metrics_served", host=options.metrics[0], port=port)
+                log.info("metrics_served", host=options.metrics[0], port=port)
+        except (InvalidRequest, Unavailable) as error:
+            sys.exit(f"the worker does not start: {error}")
         return _run(options, settings, metrics)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from services.orchestrator.__main__ import main as serve
 from services.orchestrator.worker import main
 from understudy.client import OrchestratorClient
 from understudy.errors import Unauthorized
@@ -88,6 +89,20 @@ def test_the_api_is_not_opened_to_other_machines_without_a_key(tmp_path: Path, f
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("service", ["orchestrator", "worker"])
+def test_a_service_that_may_not_write_to_its_home_says_so_and_does_not_start(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "home"
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(home))
+    monkeypatch.delenv("UNDERSTUDY_DATABASE_URL", raising=False)
+    with pytest.raises(
+        SystemExit, match=f"^the {service} does not start: home is '{home}', and user .* set UNDERSTUDY_HOME"
+    ):
+        serve() if service == "orchestrator" else main([])
 
 
 @pytest.mark.parametrize(
