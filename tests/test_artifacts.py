@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -121,6 +124,38 @@ def test_a_remote_store_is_copied_here_and_verified(folder: Path, tmp_path: Path
     fresh = ArtifactStore("memory://bucket/artifacts", cache=tmp_path / "cache2")
     with pytest.raises(ArtifactCorrupt):
         fresh.folder(artifact.id)
+
+
+def test_one_that_others_may_be_reading_is_not_copied_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process has the same cache; before, it removed under a reader what it then fetched anew."""
+    url, cache = "memory://shared/artifacts", tmp_path / "cache"
+    first = ArtifactStore(url, cache=cache)
+    artifact = first.publish("dataset", folder)
+    begun, goes_on, fetched = threading.Event(), threading.Event(), []
+    get_file = first.fs.get_file
+
+    def slowly(source: str, target: str) -> Any:
+        assert not (cache / artifact.id).exists()
+        fetched.append(Path(target).name)
+        Path(target).write_bytes(b"half")
+        begun.set()
+        assert goes_on.wait(60)
+        return get_file(source, target)
+
+    monkeypatch.setattr(first.fs, "get_file", slowly)  # that of all stores of this file system
+    with ThreadPoolExecutor(4) as threads:
+        places = [threads.submit(first.folder, artifact.id)]
+        assert begun.wait(60)
+        places += [threads.submit(store.folder, artifact.id) for store in (first, ArtifactStore(url, cache=cache))]
+        goes_on.set()
+        assert {place.result(60) for place in places} == {cache / artifact.id}
+    assert ArtifactStore(url, cache=cache).folder(artifact.id) == cache / artifact.id
+    assert sorted(fetched) == ["task.json", "weights.bin"]
+    monkeypatch.undo()
+    (cache / artifact.id / "weights.bin").write_bytes(b"damaged")
+    assert (ArtifactStore(url, cache=cache).folder(artifact.id) / "weights.bin").read_bytes() == b"\x00\x01" * 1000
 
 
 @pytest.mark.parametrize("root", ["folder", "memory://removal/artifacts"])

@@ -10,6 +10,7 @@ removes one sets it aside first (see `removals`), and looks at `used_at` then: a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -183,15 +184,13 @@ class ArtifactStore:
         place = Path(self._path(artifact_id)) if self._local else self._cache / artifact_id
         if artifact_id in self._verified and place.is_dir():
             return place
-        if not self._local:
-            self._download(artifact, place)
-        for name, digest in artifact.files.items():
+        for name in artifact.files:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ArtifactCorrupt(f"the manifest of '{artifact_id}' names a path outside it: '{name}'")
-            if not (place / name).is_file():
-                raise ArtifactCorrupt(f"'{name}' of '{artifact_id}' is missing: publish the artifact again")
-            if _sha256(place / name) != digest:
-                raise ArtifactCorrupt(f"'{name}' of '{artifact_id}' differs from its manifest: publish it again")
+        if self._local:
+            _verify(artifact, place)
+        else:
+            self._fetch(artifact, place)
         self._verified.add(artifact_id)
         return place
 
@@ -326,11 +325,25 @@ class ArtifactStore:
     def _path(self, artifact_id: str) -> str:
         return f"{self.root}/{artifact_id}"
 
-    def _download(self, artifact: Artifact, place: Path) -> None:
-        shutil.rmtree(place, ignore_errors=True)
-        for name in artifact.files:
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            self.fs.get_file(f"{self._path(artifact.id)}/{name}", str(place / name))
+    def _fetch(self, artifact: Artifact, place: Path) -> None:
+        """Copy an artifact into the cache, once for all threads and processes that share it.
+
+        Others may be reading it: what is whole stays as it is, and what is new comes to its place when it is whole.
+        """
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with place.with_name(f"{artifact.id}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(ArtifactCorrupt):
+                _verify(artifact, place)
+                return
+            aside = place.with_name(f"{artifact.id}{_PART}")
+            shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+            for name in artifact.files:
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                self.fs.get_file(f"{self._path(artifact.id)}/{name}", str(aside / name))
+            _verify(artifact, aside)
+            shutil.rmtree(place, ignore_errors=True)  # it is damaged, if it is there
+            aside.rename(place)
 
     def _write(self, target: str, source: Path) -> None:
         """Write aside and move: a crash leaves a stray file, never a short one under its final name."""
@@ -350,6 +363,15 @@ class ArtifactStore:
         self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         with _aside(target) as aside:
             aside.write(content)
+
+
+def _verify(artifact: Artifact, place: Path) -> None:
+    """Raise ArtifactCorrupt where a file of it is missing there, or has other bytes."""
+    for name, digest in artifact.files.items():
+        if not (place / name).is_file():
+            raise ArtifactCorrupt(f"'{name}' of '{artifact.id}' is missing: publish the artifact again")
+        if _sha256(place / name) != digest:
+            raise ArtifactCorrupt(f"'{name}' of '{artifact.id}' differs from its manifest: publish it again")
 
 
 @contextmanager
