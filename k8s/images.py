@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stack.compose("build")
         stack.compose("up", "--detach", "--no-build")
         problems = list(problems_of(stack, options.patience))
+        if problems:
+            stack.compose("logs", "--tail", "30", *OURS)
     finally:
         stack.compose("down", "--volumes", "--timeout", "10")
     for problem in problems:
@@ -151,7 +153,7 @@ def job(stack: Stack) -> Iterator[str]:
         command += ["--url", "http://127.0.0.1:8000", "--home", place]
         done = subprocess.run(command, text=True, stdout=subprocess.PIPE, env=environment, check=False)
     if done.returncode:
-        yield f"the job ended with {done.returncode}: {done.stdout[-2000:]}"
+        yield f"the job ended with {done.returncode}, and said above why"
         return
     headers = {"Authorization": f"Bearer {stack.environment['STUDENT_API_KEY']}", "Content-Type": "application/json"}
     body = json.dumps({"inputs": ["number 7: a lovely film", "number 7: a dull film"]}).encode()
