@@ -102,10 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     metrics.expect((stage.queue, phase) for phase, stage in STAGES.items() if stage.queue in options.queues)
     with ExitStack() as closing:
         try:
-            settings.make_home()
             if options.metrics:
                 port = closing.enter_context(serve(metrics.registry, *options.metrics))
                 log.info("metrics_served", host=options.metrics[0], port=port)
+            settings.make_home()
         except (InvalidRequest, Unavailable) as error:
             sys.exit(f"the worker does not start: {error}")
         return _run(options, settings, metrics)
