@@ -49,8 +49,9 @@ def wait(ready: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 def interruptible() -> None:
-    """For a child's beginning: shells start what runs in the background with Ctrl-C ignored, and then so are we."""
+    """For a child's beginning: a shell's background ignores Ctrl-C, and `nohup` a closed terminal; then so do we."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def is_gone(pid: int) -> bool:
