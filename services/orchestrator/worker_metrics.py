@@ -28,23 +28,7 @@ _ENDS = ("done", "failed", "retried", "released", "lost")
 _ROUNDS = ("done", "database_away", "failed")
 _MESSAGES = ("sent", "broker_away")
 _HOUR = 3600.0
-_ITEM_SECONDS = (
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-    900.0,
-    _HOUR,
-    4 * _HOUR,
-    12 * _HOUR,
-    24 * _HOUR,
-)
+_ITEM_SECONDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, _HOUR, 4 * _HOUR, 12 * _HOUR, 24 * _HOUR)
 _CALL_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 

@@ -409,9 +409,8 @@ def test_a_worker_tells_exactly_what_it_did_and_nothing_half_when_it_is_ended(wo
         ("control", "preflight", "done"): 1,
         ("annotate", "annotate", "done"): shards,
     }
-    wait(
-        lambda: sum(ended().values()) == sum(items.values()), BOUND
-    )  # an item's end is counted a moment after it is written
+    # An item's end is counted a moment after it is written.
+    wait(lambda: sum(ended().values()) == sum(items.values()), BOUND)
     assert ended() == items
     assert working.samples("understudy_worker_item_seconds_count", "phase") == {
         (phase,): count for (_, phase, _), count in items.items()
