@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+)
 
 from understudy.errors import ModelError
 from understudy.models.base import Adapter
-from understudy.models.causal import CausalAdapter, prompt_template, target_ids
+from understudy.models.causal import CausalAdapter, prompt_template, reads_on, target_ids
 from understudy.models.load import load_adapter
 from understudy.testing import SENTENCES
 
@@ -95,6 +105,65 @@ def test_all_candidates_of_a_text_follow_the_same_prompt(adapter: Adapter) -> No
     again = adapter.log_likelihoods([text, text], [["positive", long], ["positive"]])
     assert beside != alone
     assert [row[0] for row in again] == pytest.approx([beside, alone], rel=1e-10)
+
+
+def test_a_prompt_is_read_once_for_all_its_targets(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are those of each target alone behind its text, whatever the lengths of texts and targets."""
+    names = ["positive", "the plot is thin", "negative", "the plot", "x"]
+    texts, wanted = SENTENCES[:4], [names, names[:1], names[1:4], names[::-1]]
+    alone = [
+        [adapter.log_likelihoods([text], [[name]])[0][0] for name in row]
+        for text, row in zip(texts, wanted, strict=True)
+    ]
+    read: list[tuple[int, ...]] = []
+    forward = type(adapter.model).forward
+
+    def counted(model: Any, *args: Any, **options: Any) -> Any:
+        read.append(tuple(options["input_ids"].shape))
+        return forward(model, *args, **options)
+
+    monkeypatch.setattr(type(adapter.model), "forward", counted)
+    found = adapter.log_likelihoods(texts, wanted)
+    assert [len(row) for row in found] == [len(row) for row in wanted]
+    for ours, theirs in zip(found, alone, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-10)
+    longest = max(len(row.ids) for row in adapter.tokenize(texts))
+    last = max(len(target_ids(adapter.tokenizer, adapter.task.template, name, ended=True)) for name in names) - 1
+    assert read == [(len(texts), longest), (sum(map(len, wanted)), last)]
+
+
+def test_a_batch_may_end_between_two_targets_of_a_text(adapter: Adapter) -> None:
+    names = ["positive", "the plot is thin", "negative", "x"]
+    whole = adapter.log_likelihoods(SENTENCES[:3], [names] * 3)
+    narrow = copy.copy(adapter)
+    narrow.max_padded_tokens = 3 * max(len(row.ids) for row in adapter.tokenize(SENTENCES[:3]))
+    for ours, theirs in zip(narrow.log_likelihoods(SENTENCES[:3], [names] * 3), whole, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-10)
+
+
+def test_a_model_that_keeps_nothing_of_what_it_read_is_asked_with_whole_texts(adapter: CausalAdapter) -> None:
+    forgetful = copy.copy(adapter)
+    forgetful._reads_on = False
+    wanted = [["positive", "the plot is thin"]] * 2
+    found, theirs = (one.log_likelihoods(SENTENCES[:2], wanted) for one in (forgetful, adapter))
+    assert found[1] == pytest.approx(theirs[1], rel=1e-10)
+
+
+SMALL: Any = {
+    "vocab_size": 9,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+}
+
+
+def test_a_recurrent_decoder_is_given_whole_texts() -> None:
+    assert reads_on(LlamaForCausalLM(LlamaConfig(**SMALL)))
+    assert not reads_on(Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SMALL)))
+    assert not reads_on(MambaForCausalLM(MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1)))
 
 
 def test_a_written_answer_has_the_probability_of_its_tokens(adapter: Adapter) -> None:

@@ -50,15 +50,13 @@ def likelihoods(adapter: Adapter) -> torch.Tensor:
 
 def trainer_of(adapter: Adapter, out: Path, plan: Plan = PLAN, stop_after: int | None = None) -> DistillationTrainer:
     """The parts that a training stage is made of, around a student with adapters."""
-    seq2seq = adapter.architecture == "seq2seq"
-    shift = adapter.model.prepare_decoder_input_ids_from_labels if seq2seq else None
     recipe = parse_recipe("finetune")
     return DistillationTrainer(
         model=adapter.model,
         args=training_arguments(plan, out, seed=0, parameters=1000),
         train_dataset=build_instances(adapter, ROWS, recipe, seed=0, top_k=2),
         eval_dataset=ROWS,
-        data_collator=Collator(adapter.architecture, adapter.tokenizer.pad_token_id, shift),
+        data_collator=Collator.of(adapter),
         objective=Objective(recipe, adapter.architecture, 1.0),
         validate=lambda: validate(adapter, [row.example for row in ROWS]),
         emit=lambda _: None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from understudy.attribution.attribute import attribute
 from understudy.data.parquet import AnnotatedExample
 from understudy.models.base import Adapter
 from understudy.models.forms import compose
+from understudy.models.likelihood import IGNORE
 from understudy.models.load import load_adapter
 from understudy.schemas import AttributionExample, AttributionOptions, TaskSpec
 from understudy.testing import tiny_causal, tiny_classifier, tiny_seq2seq
@@ -54,8 +56,7 @@ class Bench:
         self.model: Any = self.adapter.model.double()
         given = [Row(row.example, row.attribution) for row in rows]
         self.instances = build_instances(self.adapter, given, self.recipe, seed=0, top_k=2)
-        shift = self.model.prepare_decoder_input_ids_from_labels if architecture == "seq2seq" else None
-        self.collate = Collator(architecture, self.adapter.neutral_id, shift, self.adapter.tokenizer.all_special_ids)
+        self.collate = Collator.of(self.adapter)
 
     def losses(self, instances: Sequence[Instance], weight: float = 0.7, recipe: str | None = None) -> torch.Tensor:
         chosen = parse_recipe(recipe) if recipe else self.recipe
@@ -120,6 +121,65 @@ def test_a_decoders_loss_is_that_of_its_own_model(tmp_path: Path, rows: list[Ann
     for one, found in zip(bench.instances, bench.losses(bench.instances), strict=True):
         expected = bench.model(input_ids=torch.tensor([one.label.ids]), labels=torch.tensor([one.label.labels])).loss
         assert_close(found, expected, check_dtype=False)
+
+
+@pytest.mark.parametrize("recipe", [name for architecture, name in ARMS if architecture == "causal"])
+def test_a_decoder_computes_the_logits_of_its_labels_alone(
+    tmp_path: Path, rows: list[AnnotatedExample], recipe: str
+) -> None:
+    """Whole texts' logits would be most of the memory; without them the loss is the same."""
+    bench = Bench(tmp_path, "causal", recipe, [*map(with_text, rows)])
+    seen: list[Any] = []
+    bench.model.register_forward_hook(lambda _, __, outputs: seen.append(outputs.logits.shape[1]))
+    found = bench.losses(bench.instances)
+    narrow, seen = seen[:], []
+    bench.collate.accepted -= {"logits_to_keep"}
+    assert_close(found, bench.losses(bench.instances), rtol=1e-10, atol=1e-12)
+    assert sum(narrow) < sum(seen)
+    label = bench.collate(bench.instances)["label"]["labels"]
+    assert narrow[0] == int(label.ne(IGNORE).any(0).sum())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("recipe", ["logit_kd", "rationale_then_label+logit_kd", "label_then_rationale+logit_kd"])
+def test_a_decoder_reads_each_prompt_once_for_all_candidates(
+    tmp_path: Path, rows: list[AnnotatedExample], recipe: str, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses and gradients are those of each candidate behind its own copy of the prompt."""
+    monkeypatch.setitem(_MAKERS, "causal", partial(tiny_causal, family=family))
+    silent = rows[0].model_copy(update={"attribution": rows[0].attribution.model_copy(update={"probabilities": None})})
+    bench = Bench(tmp_path, "causal", recipe, [silent, *rows[1:]])
+    assert bench.instances[0].candidates is None
+    assert len(bench.instances[1].candidates or ()) > 1
+    bench.model.requires_grad_(True)
+    read: list[int] = []
+    bench.model.register_forward_pre_hook(
+        lambda _, __, options: read.append(options["input_ids"].numel()), with_kwargs=True
+    )
+
+    def step() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        bench.model.zero_grad()
+        losses = bench.losses(bench.instances)
+        losses.sum().backward()
+        return losses, [one.grad.clone() for one in bench.model.parameters()]
+
+    losses, gradients = step()
+    once, read[:] = sum(read), []
+    bench.collate.accepted -= {"past_key_values"}
+    again, theirs = step()
+    assert_close(losses, again, rtol=1e-6, atol=1e-8)
+    for ours, other in zip(gradients, theirs, strict=True):  # some of Llama is in float32, whatever its weights are
+        assert_close(ours, other, rtol=1e-4, atol=1e-5)
+    assert once < sum(read)
+
+
+def test_candidates_of_a_text_that_is_cut_follow_one_prompt(tmp_path: Path, rows: list[AnnotatedExample]) -> None:
+    bench = Bench(tmp_path, "causal", "logit_kd", rows)
+    bench.adapter.max_tokens = 9
+    given = [Row(row.example, row.attribution) for row in rows]
+    for one in build_instances(bench.adapter, given, bench.recipe, seed=0, top_k=2):
+        assert one.prompt is not None
+        assert len(one.prompt) + max(map(len, one.candidates or ())) <= bench.adapter.max_tokens
 
 
 def test_a_seq2seq_loss_is_that_of_its_own_model(tmp_path: Path, rows: list[AnnotatedExample]) -> None:

@@ -210,9 +210,7 @@ def step(request: pytest.FixtureRequest, tmp_path: Path, rows: list[Any]) -> Cal
     adapter = load_adapter(str(folder), task=label_template(recipe, TASK, kind), device="cpu")
     model = adapter.model.double().requires_grad_(True).eval()  # without dropout
     instances = build_instances(adapter, [Row(r.example, r.attribution) for r in rows], recipe, seed=0, top_k=2)
-    shift = model.prepare_decoder_input_ids_from_labels if kind == "seq2seq" else None
-    pad = adapter.tokenizer.pad_token_id or 0
-    collate = Collator(adapter.architecture, pad, shift, adapter.tokenizer.all_special_ids)
+    collate = Collator.of(adapter)
     objective = Objective(recipe, adapter.architecture, 0.5)
 
     def run(micro: list[list[int]]) -> tuple[float, list[Any]]:

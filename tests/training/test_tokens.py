@@ -100,8 +100,7 @@ class Pair:
         self.rows = annotated(self.teacher, most)
         self.model: Any = self.student.model.double()
         self.instances = self.read(self.rows)
-        shift = self.model.prepare_decoder_input_ids_from_labels if architecture == "seq2seq" else None
-        self.collate = Collator(architecture, self.student.neutral_id, shift, self.student.tokenizer.all_special_ids)
+        self.collate = Collator.of(self.student)
 
     def read(self, rows: list[AnnotatedExample]) -> list[Instance]:
         given = [Row(row.example, row.attribution) for row in rows]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from understudy.models.base import Adapter
+from understudy.models.causal import reads_on
 from understudy.models.likelihood import IGNORE
 from understudy.models.text import pad
 from understudy.training.views import Instance, Side
@@ -23,7 +26,9 @@ class Collator:
     `shift` turns a decoder's labels into its inputs (`prepare_decoder_input_ids_from_labels`); None for models without
     a decoder of their own. The result holds `label`, and `explanation`, `input`, `marks`, `map` and `distribution`
     where any instance has one; an instance that lacks it takes part with weight 0. `special_ids` are the tokens that
-    end an answer and are no part of it.
+    end an answer and are no part of it. `accepted` are names of what a decoder takes. With `logits_to_keep` it is asked
+    for the logits of the columns that hold a label: of a large vocabulary, those of whole texts are most of the memory
+    and a fifth of the time. With `past_key_values` it reads a prompt once for all candidates.
     """
 
     def __init__(
@@ -32,11 +37,31 @@ class Collator:
         pad_id: int,
         shift: Callable[[Tensor], Tensor] | None = None,
         special_ids: Collection[int] = (),
+        *,
+        accepted: Collection[str] = (),
     ) -> None:
         self.architecture = architecture
         self.pad_id = pad_id
         self.shift = shift
         self.special_ids = torch.tensor(sorted(special_ids), dtype=torch.long)
+        self.accepted = set(accepted)
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        """For the adapter's model, with or without low-rank adapters in it."""
+        model = adapter.model
+        accepted = set(inspect.signature(model.forward).parameters)
+        if not reads_on(model):
+            accepted.discard("past_key_values")
+        # A pad id of 0 is an id; what stands on padding is masked everywhere, so any token would do.
+        pad_id = adapter.tokenizer.pad_token_id
+        return cls(
+            adapter.architecture,
+            adapter.neutral_id if pad_id is None else pad_id,
+            model.prepare_decoder_input_ids_from_labels if adapter.architecture == "seq2seq" else None,
+            adapter.tokenizer.all_special_ids,
+            accepted=accepted if adapter.architecture == "causal" else (),
+        )
 
     def __call__(self, instances: Sequence[Instance]) -> Tensors:
         batch: Tensors = {"label": self._side([one.label for one in instances])}
@@ -66,7 +91,11 @@ class Collator:
             inputs["decoder_input_ids"] = self.shift(labels)
             return {"inputs": inputs, "labels": labels}
         # A decoder's logits at one place predict the next token.
-        return {"inputs": inputs, "labels": torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)}
+        labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)
+        if "logits_to_keep" in self.accepted:
+            inputs["logits_to_keep"] = labels.ne(IGNORE).any(0).nonzero().flatten()  # (S',)
+            labels = labels[:, inputs["logits_to_keep"]]
+        return {"inputs": inputs, "labels": labels}
 
     def _some(self, sides: Sequence[Side | None]) -> Tensors:
         """Only the rows that have one; `rows` are their places in the batch."""
@@ -109,21 +138,42 @@ class Collator:
     def _candidates(self, instances: Sequence[Instance]) -> Tensors:
         """All candidates of the batch in one list: `owners` are the rows and `places` the columns that they score.
 
-        An encoder-decoder needs their `decoder_input_ids` only, a decoder whole texts (`inputs`).
+        An encoder-decoder needs their `decoder_input_ids` only. A decoder reads the `prompts`, and `behind` says which
+        of them each candidate follows; one that cannot read on is given whole texts (`inputs`).
         """
-        flat = [
-            (owner, place, side)
-            for owner, one in enumerate(instances)
-            for place, side in enumerate(one.candidates or [])
-        ]
+        asked = [(owner, one) for owner, one in enumerate(instances) if one.candidates]
+        flat = [(k, place, ids) for k, (_, one) in enumerate(asked) for place, ids in enumerate(one.candidates or ())]
+        behind = torch.tensor([k for k, _, _ in flat])
+        labels = pad([ids for _, _, ids in flat], IGNORE)  # (N, S)
         found: Tensors = {
-            "owners": torch.tensor([owner for owner, _, _ in flat]),
+            "owners": torch.tensor([owner for owner, _ in asked])[behind],
             "places": torch.tensor([place for _, place, _ in flat]),
+            "labels": labels,
         }
-        if self.shift is None:
-            return {**found, **self._side([side for _, _, side in flat])}
-        labels = pad([side.labels for _, _, side in flat], IGNORE)  # (N, S)
-        return {**found, "labels": labels, "decoder_input_ids": self.shift(labels)}
+        if self.shift is not None:
+            return {**found, "decoder_input_ids": self.shift(labels)}
+        prompts = [one.prompt or [] for _, one in asked]
+        if "past_key_values" in self.accepted:
+            return {**found, "behind": behind, **self._behind(prompts, behind, labels)}
+        whole = [
+            Side([*prompts[k], *ids], [*[IGNORE] * len(prompts[k]), *ids], [None] * (len(prompts[k]) + len(ids)), 0)
+            for k, _, ids in flat
+        ]
+        return {**found, **self._side(whole)}
+
+    def _behind(self, prompts: Sequence[Sequence[int]], behind: Tensor, labels: Tensor) -> Tensors:
+        """Arguments of two passes: over the prompts, padded on the left, and over all targets but their last tokens."""
+        read = pad([[1] * len(ids) for ids in prompts], 0, left=True)  # (P, T)
+        own = labels[:, :-1].ne(IGNORE).to(read.dtype)
+        mask = torch.cat([read[behind], own], 1)  # (N, T + S - 1)
+        first = {"input_ids": pad(prompts, self.pad_id, left=True), "attention_mask": read}
+        second = {"input_ids": labels[:, :-1].clamp_min(0), "attention_mask": mask}
+        for inputs in (first, second):
+            if "position_ids" in self.accepted:
+                places = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)
+                inputs["position_ids"] = places[:, places.shape[1] - inputs["input_ids"].shape[1] :]
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in self.accepted else {}
+        return {"prompts": {**first, **keep}, "targets": second}
 
 
 def _expected(instances: Sequence[Instance], labels: Tensor) -> Tensors:

@@ -95,7 +95,7 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None], leave
         args=training_arguments(plan, out / "checkpoints", seed=spec.seed, parameters=adapter.model.num_parameters()),
         train_dataset=instances,
         eval_dataset=few,
-        data_collator=_collator(adapter),
+        data_collator=Collator.of(adapter),
         objective=Objective(recipe, adapter.architecture, spec.rationale_weight),
         validate=lambda: validate(adapter, few),
         emit=emit,
@@ -206,14 +206,6 @@ def _shape(spec: TrainSpec, adapter: Adapter) -> Shape:
         scratch=spec.model.startswith(PREFIX),
         lora=spec.lora is not None,
     )
-
-
-def _collator(adapter: Adapter) -> Collator:
-    shift = adapter.model.prepare_decoder_input_ids_from_labels if adapter.architecture == "seq2seq" else None
-    # A pad id of 0 is an id; what stands on padding is masked everywhere, so any token would do.
-    pad_id = adapter.tokenizer.pad_token_id
-    ids = adapter.neutral_id if pad_id is None else pad_id
-    return Collator(adapter.architecture, ids, shift, adapter.tokenizer.all_special_ids)
 
 
 def _result(

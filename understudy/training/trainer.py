@@ -263,6 +263,9 @@ def _tokens(batch: Tensors) -> Tensor:
     views = [view for view in batch.values() if isinstance(view, dict) and "inputs" in view]
     found = [view["inputs"]["attention_mask"].sum() for view in views]
     found += [(view["labels"] != IGNORE).sum() for view in views if "decoder_input_ids" in view["inputs"]]
+    prompts = batch.get("distribution", {}).get("prompts")
+    if prompts is not None:
+        found += [prompts["attention_mask"].sum(), (batch["distribution"]["labels"] != IGNORE).sum()]
     return torch.stack(found).sum()
 
 

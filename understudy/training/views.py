@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from understudy.attribution.rationale import top_words
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter
+from understudy.models.causal import CausalAdapter
 from understudy.models.forms import compose
 from understudy.models.likelihood import IGNORE
 from understudy.schemas import Attribution, Example, TaskSpec, Word
@@ -88,9 +89,9 @@ class Instance:
     """What one example trains. None stands for what the recipe does not read, or the annotation does not have.
 
     `marks` are 1 for a token of a reason, 0 for another token of the text, None for a token that is no part of it.
-    `distribution` goes with `candidates`: for an encoder-decoder each one's target, for a decoder the whole text that
-    ends in it; a classifier has its classes. `expected` is its like for an open answer: of each of the target's tokens
-    in order what the teacher expected there.
+    `distribution` goes with `candidates`, each one's target; a classifier has its classes. They follow the label view's
+    input, for a decoder the `prompt`, which leaves room for the longest of them. `expected` is its like for an open
+    answer: of each of the target's tokens in order what the teacher expected there.
     """
 
     label: Side
@@ -99,7 +100,8 @@ class Instance:
     marks: list[int | None] | None = None
     map: Map | None = None
     distribution: list[float] | None = None
-    candidates: list[Side] | None = None
+    candidates: list[list[int]] | None = None
+    prompt: list[int] | None = None
     expected: list[Place] | None = None
 
     @property
@@ -177,6 +179,7 @@ def build_instances(adapter: Adapter, rows: Sequence[Row], recipe: Recipe, *, se
             map=maps[i],
             distribution=taught.probabilities(i) if taught else None,
             candidates=taught.candidates(i) if taught else None,
+            prompt=taught.prompt(i) if taught else None,
             expected=expected[i],
         )
         for i, label in enumerate(labels)
@@ -299,11 +302,12 @@ class _Distributions:
 
     def __init__(self, adapter: Adapter, rows: Sequence[Row], recipe: Recipe, words: Sequence[Sequence[Word]]) -> None:
         self._known = [_distribution(adapter, row) for row in rows]
+        self._targets: dict[tuple[int, str], list[int]] = {}
+        self._prompts: list[list[int]] = []
         if adapter.architecture == "classifier":
-            self._sides: dict[tuple[int, str], Side] | None = None
             return
-        # An encoder-decoder's target does not depend on the text, unless the words are a part of it.
-        self._alone = adapter.architecture == "seq2seq" and recipe.form != "rationale_then_label"
+        # A target does not depend on the text, unless the words are a part of it.
+        self._alone = recipe.form != "rationale_then_label"
         wanted: dict[tuple[int, str], tuple[str, str]] = {}
         for i, known in enumerate(self._known):
             named = [word.text for word in words[i]] if recipe.form == "rationale_then_label" else []
@@ -312,7 +316,11 @@ class _Distributions:
         sides = _sides(adapter, [text for text, _ in wanted.values()], [target for _, target in wanted.values()])
         if recipe.form == "label_then_rationale":  # the words are still to come
             sides = [_open(side, adapter.tokenizer.eos_token_id) for side in sides]
-        self._sides = dict(zip(wanted, sides, strict=True))
+        targets = [[label for label in side.labels if label != IGNORE] for side in sides]
+        self._targets = dict(zip(wanted, targets, strict=True))
+        if isinstance(adapter, CausalAdapter):
+            longest = [max(map(len, self.candidates(i) or [[0]])) for i in range(len(rows))]
+            self._prompts = adapter.prompts([row.example.input for row in rows], longest)
 
     def _key(self, i: int, name: str) -> tuple[int, str]:
         return (0 if self._alone else i), name
@@ -321,11 +329,12 @@ class _Distributions:
         known = self._known[i]
         return list(known.values()) if known else None
 
-    def candidates(self, i: int) -> list[Side] | None:
+    def candidates(self, i: int) -> list[list[int]] | None:
         known = self._known[i]
-        if not known or self._sides is None:
-            return None
-        return [self._sides[self._key(i, name)] for name in known]
+        return [self._targets[self._key(i, name)] for name in known] if known and self._targets else None
+
+    def prompt(self, i: int) -> list[int] | None:
+        return self._prompts[i] if self._prompts and self._known[i] else None
 
 
 def _order(adapter: Adapter, row: Row) -> list[str]:
