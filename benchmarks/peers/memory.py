@@ -12,6 +12,7 @@ import ctypes
 import gc
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from understudy.models.base import Adapter, Batch
 from understudy.models.load import load_adapter
 from understudy.models.text import Encoded
 
-__all__ = ["measure"]
+__all__ = ["measure", "peak_over"]
 
 ROWS, INPUT, OUTPUT = 32, 128, 8
 
@@ -41,9 +42,14 @@ def main() -> None:
     adapter = load_adapter(folder)
     _explain(adapter, _batch(adapter, 1, 8, 2), what)  # what is loaded or allocated once is no part of the figure
     batch = _batch(adapter, ROWS, INPUT, OUTPUT)
+    print(peak_over(lambda: _explain(adapter, batch, what)))
+
+
+def peak_over(work: Callable[[], object]) -> float:
+    """MiB that this process holds at most while it works, over what it holds before."""
     before = _start()
-    _explain(adapter, batch, what)
-    print(_status("VmHWM") - before)
+    work()
+    return _status("VmHWM") - before
 
 
 def _batch(adapter: Adapter, rows: int, width: int, answer: int) -> Batch:

@@ -143,7 +143,7 @@ def test_a_batch_may_end_between_two_targets_of_a_text(adapter: Adapter) -> None
 
 def test_a_model_that_keeps_nothing_of_what_it_read_is_asked_with_whole_texts(adapter: CausalAdapter) -> None:
     forgetful = copy.copy(adapter)
-    forgetful._reads_on = False
+    forgetful.reads_on = False
     wanted = [["positive", "the plot is thin"]] * 2
     found, theirs = (one.log_likelihoods(SENTENCES[:2], wanted) for one in (forgetful, adapter))
     assert found[1] == pytest.approx(theirs[1], rel=1e-10)
