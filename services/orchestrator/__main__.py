@@ -7,7 +7,7 @@ import sys
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.app import create_app
-from services.orchestrator.away import told
+from services.orchestrator.away import at_start
 from services.orchestrator.database import Database
 from services.orchestrator.keys import KeyStore
 from services.orchestrator.migrate import prepare
@@ -23,14 +23,14 @@ def main() -> None:
     try:
         if not (settings.database_url and settings.artifacts):
             settings.make_home()
-        guarded = settings.allow_anonymous or bool(Keys(settings.keys))
-        guarded = guarded or is_loopback(settings.host) or _has_keys(settings)
+        has_keys = _has_keys(settings)  # asked in any case: it finds a database that is away or not this version's
+        guarded = settings.allow_anonymous or has_keys or bool(Keys(settings.keys)) or is_loopback(settings.host)
         make_key = "understudy keys create NAME --scope submit"
         if not settings.database_url and "home" in settings.model_fields_set:
             make_key += f" --home {settings.home}"
         refuse_open_door(settings.host, guarded=guarded, setting=PREFIX, make_key=make_key)
     except SQLAlchemyError as error:
-        sys.exit(f"the orchestrator does not start: it cannot look for a key, and {told(error)}")
+        sys.exit(f"the orchestrator does not start: {at_start(error, settings.database)}")
     except (UnderstudyError, OSError) as error:
         sys.exit(f"the orchestrator does not start: {error}")
     serve(

@@ -26,7 +26,7 @@ from celery import Celery, signals
 from celery.platforms import SecurityWarning
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.orchestrator.away import is_away
+from services.orchestrator.away import at_start, is_away
 from services.orchestrator.broker import TASK, create_celery, sender
 from services.orchestrator.child import warm
 from services.orchestrator.context import Context
@@ -38,7 +38,7 @@ from services.orchestrator.settings import Settings
 from services.orchestrator.signs import Signs
 from services.orchestrator.worker_metrics import WorkerMetrics, serve
 from understudy import tracing
-from understudy.errors import InvalidRequest, Unavailable, UnknownName
+from understudy.errors import Conflict, InvalidRequest, Unavailable, UnknownName
 from understudy.logs import configure
 
 __all__ = ["create_worker", "main"]
@@ -106,18 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 port = closing.enter_context(serve(metrics.registry, *options.metrics))
                 log.info("metrics_served", host=options.metrics[0], port=port)
             settings.make_home()
-        except (InvalidRequest, Unavailable) as error:
+            signs = Signs(options.signs, options.idle_exit, sound=lambda: sweeper.alive())
+            app, context = create_worker(settings, signs, metrics)
+        except SQLAlchemyError as error:
+            sys.exit(f"the worker does not start: {at_start(error, settings.database)}")
+        except (Conflict, InvalidRequest, Unavailable) as error:
             sys.exit(f"the worker does not start: {error}")
-        return _run(options, settings, metrics)
+        sweeper = Sweeper(context)
+        return _run(options, app, context, signs, sweeper)
 
 
-def _run(options: argparse.Namespace, settings: Settings, metrics: WorkerMetrics) -> int:
+def _run(options: argparse.Namespace, app: Celery, context: Context, signs: Signs, sweeper: Sweeper) -> int:
     """Work until a signal comes, and give the exit status."""
-    signs = Signs(options.signs, options.idle_exit, sound=lambda: sweeper.alive())
-    app, context = create_worker(settings, signs, metrics)
     if "train" in options.queues:
         warm()
-    sweeper = Sweeper(context)
     sweeper.start()
     signs.start()
     # What is there by now stays: to look through it again and again took more time than the answers of a teacher do.

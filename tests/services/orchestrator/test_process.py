@@ -14,6 +14,9 @@ import psutil
 import pytest
 
 from services.orchestrator.__main__ import main as serve
+from services.orchestrator.database import Database
+from services.orchestrator.migrate import migrate
+from services.orchestrator.settings import Settings
 from services.orchestrator.worker import main
 from understudy.client import OrchestratorClient
 from understudy.errors import Unauthorized
@@ -101,6 +104,53 @@ def test_a_service_that_may_not_write_to_its_home_says_so_and_does_not_start(
     monkeypatch.delenv("UNDERSTUDY_DATABASE_URL", raising=False)
     with pytest.raises(
         SystemExit, match=f"^the {service} does not start: home is '{home}', and user .* set UNDERSTUDY_HOME"
+    ):
+        serve() if service == "orchestrator" else main([])
+
+
+@pytest.mark.parametrize("service", ["orchestrator", "worker"])
+def test_a_service_whose_database_is_away_says_so_in_one_line(
+    service: str, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql+psycopg://someone:secret@127.0.0.1:{free_port}/understudy"
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERSTUDY_DATABASE_URL", url)
+    with pytest.raises(SystemExit) as caught:
+        serve() if service == "orchestrator" else main([])
+    said = str(caught.value)
+    shown = url.replace("secret", "***")
+    assert said.startswith(f"the {service} does not start: its database, {shown}, cannot be used: connection ")
+    assert "refused" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("service", ["orchestrator", "worker"])
+def test_a_service_whose_database_is_another_file_says_so_in_one_line(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = Settings(home=tmp_path).database
+    Path(url.removeprefix("sqlite:///")).write_text("no database, but a file that is longer than nothing " * 9)
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path))
+    monkeypatch.delenv("UNDERSTUDY_DATABASE_URL", raising=False)
+    with pytest.raises(
+        SystemExit, match=f"^the {service} does not start: its database, {url}, cannot be used: file is not a database$"
+    ):
+        serve() if service == "orchestrator" else main([])
+
+
+@pytest.mark.parametrize("service", ["orchestrator", "worker"])
+def test_a_service_of_an_older_version_than_its_database_says_so_in_one_line(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(Settings(home=tmp_path).database)
+    migrate(database)
+    with database.write() as sql:
+        sql.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path))
+    monkeypatch.delenv("UNDERSTUDY_DATABASE_URL", raising=False)
+    with pytest.raises(
+        SystemExit, match=f"^the {service} does not start: the database has revision 9999, which a newer"
     ):
         serve() if service == "orchestrator" else main([])
 
