@@ -7,7 +7,7 @@ import sys
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.app import create_app
-from services.orchestrator.away import at_start
+from services.orchestrator.away import unusable
 from services.orchestrator.database import Database
 from services.orchestrator.keys import KeyStore
 from services.orchestrator.migrate import prepare
@@ -30,7 +30,7 @@ def main() -> None:
             make_key += f" --home {settings.home}"
         refuse_open_door(settings.host, guarded=guarded, setting=PREFIX, make_key=make_key)
     except SQLAlchemyError as error:
-        sys.exit(f"the orchestrator does not start: {at_start(error, settings.database)}")
+        sys.exit(f"the orchestrator does not start: {unusable(error, settings.database)}")
     except (UnderstudyError, OSError) as error:
         sys.exit(f"the orchestrator does not start: {error}")
     serve(

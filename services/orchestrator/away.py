@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from understudy.errors import Unavailable
 
-__all__ = ["at_start", "is_away", "no_space", "told"]
+__all__ = ["is_away", "no_space", "told", "unusable"]
 
 RETRY_SECONDS = 5.0  # when to ask a database again that is locked, full or away
 
@@ -50,14 +50,14 @@ def told(error: SQLAlchemyError) -> Unavailable:
     return Unavailable(f"the database cannot take this now: {_cause(error)}; ask again", retry_after=RETRY_SECONDS)
 
 
-def at_start(error: SQLAlchemyError, database: str) -> str:
-    """What the one who starts a service is told of its database, in the driver's words, hosts and users included.
+def unusable(error: SQLAlchemyError, database: str) -> Unavailable:
+    """What somebody at this machine is told of a database, in the driver's words, hosts and users included.
 
     `database` is its URL, whose password is left out.
     """
     orig = error.orig if isinstance(error, DBAPIError) else None
     said = str(orig or error).strip().partition("\n")[0]
-    return f"its database, {make_url(database).render_as_string(hide_password=True)}, cannot be used: {said}"
+    return Unavailable(f"the database {make_url(database).render_as_string(hide_password=True)} cannot be used: {said}")
 
 
 def _cause(error: SQLAlchemyError) -> str:

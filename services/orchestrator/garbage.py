@@ -29,7 +29,9 @@ from typing import Any, Literal
 
 import structlog
 from sqlalchemy import Connection, delete, select
+from sqlalchemy.exc import SQLAlchemyError
 
+from services.orchestrator.away import unusable
 from services.orchestrator.database import Database, idempotency_keys, rationales, work_items
 from services.orchestrator.idempotency import KEPT_SECONDS
 from services.orchestrator.migrate import prepare
@@ -363,8 +365,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare(database)
         collector = Collector(database, ArtifactStore(settings.artifact_root), bounds_of(settings), settings.work)
         result = collector.collect(dry_run=options.dry_run, at_once=options.now, adopt=options.adopt)
-    except UnderstudyError as error:
-        print(json.dumps(error.body()) if options.json else f"understudy gc: {error.message}", file=sys.stderr)
+    except (SQLAlchemyError, UnderstudyError) as error:
+        told = unusable(error, settings.database) if isinstance(error, SQLAlchemyError) else error
+        print(json.dumps(told.body()) if options.json else f"understudy gc: {told.message}", file=sys.stderr)
         return 1
     finally:
         database.close()

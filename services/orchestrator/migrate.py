@@ -16,7 +16,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import SQLAlchemyError
 
+from services.orchestrator.away import unusable
 from services.orchestrator.database import Database
 from services.orchestrator.settings import Settings
 from understudy.errors import Conflict, UnderstudyError
@@ -107,15 +109,17 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND)
     parser.add_argument("--check", action="store_true", help="only say whether it is at this version's revision")
     only_check = parser.parse_args(arguments).check
-    database = Database(Settings().database)
+    url = Settings().database
+    database = Database(url)
     try:
         if only_check:
             check(database)
             print("it is at the revision of this version")
         else:
             print(f"the database has revision {migrate(database)}")
-    except UnderstudyError as error:
-        print(error.message, file=sys.stderr)
+    except (SQLAlchemyError, UnderstudyError) as error:
+        told = unusable(error, url) if isinstance(error, SQLAlchemyError) else error
+        print(told.message, file=sys.stderr)
         return 1
     finally:
         database.close()

@@ -26,7 +26,7 @@ from celery import Celery, signals
 from celery.platforms import SecurityWarning
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.orchestrator.away import at_start, is_away
+from services.orchestrator.away import is_away, unusable
 from services.orchestrator.broker import TASK, create_celery, sender
 from services.orchestrator.child import warm
 from services.orchestrator.context import Context
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signs = Signs(options.signs, options.idle_exit, sound=lambda: sweeper.alive())
             app, context = create_worker(settings, signs, metrics)
         except SQLAlchemyError as error:
-            sys.exit(f"the worker does not start: {at_start(error, settings.database)}")
+            sys.exit(f"the worker does not start: {unusable(error, settings.database)}")
         except (Conflict, InvalidRequest, Unavailable) as error:
             sys.exit(f"the worker does not start: {error}")
         sweeper = Sweeper(context)

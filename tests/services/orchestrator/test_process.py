@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from services.orchestrator.__main__ import main as serve
 from services.orchestrator.database import Database
+from services.orchestrator.garbage import main as collect
+from services.orchestrator.migrate import main as migrate_command
 from services.orchestrator.migrate import migrate
 from services.orchestrator.settings import Settings
 from services.orchestrator.worker import main
@@ -119,9 +122,25 @@ def test_a_service_whose_database_is_away_says_so_in_one_line(
         serve() if service == "orchestrator" else main([])
     said = str(caught.value)
     shown = url.replace("secret", "***")
-    assert said.startswith(f"the {service} does not start: its database, {shown}, cannot be used: connection ")
+    assert said.startswith(f"the {service} does not start: the database {shown} cannot be used: connection ")
     assert "refused" in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("command", [migrate_command, collect])
+def test_a_command_whose_database_is_away_says_so_in_one_line(
+    command: Callable[[Sequence[str]], int],
+    tmp_path: Path,
+    free_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path))
+    monkeypatch.setenv("UNDERSTUDY_DATABASE_URL", f"postgresql+psycopg://someone:secret@127.0.0.1:{free_port}/jobs")
+    assert command([]) == 1
+    said = capsys.readouterr().err
+    assert f"the database postgresql+psycopg://someone:***@127.0.0.1:{free_port}/jobs cannot be used: conn" in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("service", ["orchestrator", "worker"])
@@ -133,7 +152,7 @@ def test_a_service_whose_database_is_another_file_says_so_in_one_line(
     monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path))
     monkeypatch.delenv("UNDERSTUDY_DATABASE_URL", raising=False)
     with pytest.raises(
-        SystemExit, match=f"^the {service} does not start: its database, {url}, cannot be used: file is not a database$"
+        SystemExit, match=f"^the {service} does not start: the database {url} cannot be used: file is not a database$"
     ):
         serve() if service == "orchestrator" else main([])
 
