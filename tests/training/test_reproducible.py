@@ -185,6 +185,24 @@ def test_bfloat16_rounds_products_and_keeps_float32_weights(make_spec: MakeSpec,
     assert auto.environment == plain.environment
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_all_passes_of_a_step_share_their_rounded_weights(
+    precision: Any, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast keeps a weight's copy until the outermost of its contexts ends."""
+    found: list[bool] = []
+    losses = Objective.__call__
+
+    def spied(self: Objective, model: Any, batch: Any) -> Any:
+        found.append(torch.is_autocast_enabled("cpu"))
+        return losses(self, model, batch)
+
+    monkeypatch.setattr(Objective, "__call__", spied)
+    given = Hyperparameters(n_epochs=1000, max_steps=2, batch_size=5, precision=precision)
+    train(make_spec("rationale_input", hyperparameters=given), tmp_path / "out", quiet)
+    assert set(found) == {precision == "bfloat16"}
+
+
 # --- what a step's loss and gradient do not depend on ----------------------------------------------------------------
 
 

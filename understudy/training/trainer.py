@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,10 @@ class DistillationTrainer(Trainer):
         count = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() * self.accelerator.num_processes / count
         return (loss, {}) if return_outputs else loss
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[None]:  # noqa: ARG002
+        """One around all passes of an objective: each by itself would round every weight anew, and keep the copies."""
+        return self.accelerator.autocast()
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Ask the model in eval mode and report accuracy, loss and the rank that picks the best checkpoint."""
