@@ -32,17 +32,16 @@ from understudy.models.text import Encoded, Template, bounded_target, clean, fit
 from understudy.models.writer import Read, T, Target, Writer
 from understudy.schemas import TaskSpec
 
-__all__ = ["CausalAdapter", "prompt_template", "target_ids"]
+__all__ = ["CausalAdapter", "prompt_template", "reads_on", "target_ids"]
+
+_ANCHOR = "a"
+"""A target is tokenised behind it and without it: a SentencePiece tokenizer adds its own space at a text's start."""
 
 
 def reads_on(model: Any) -> bool:
     """Whether the model, a decoder, can be given several tokens behind what it keeps of those that it has read."""
     accepted = inspect.signature(model.forward).parameters
     return "past_key_values" in accepted and not getattr(model, "_is_stateful", False)
-
-
-_ANCHOR = "a"
-"""A target is tokenised behind it and without it: a SentencePiece tokenizer adds its own space at a text's start."""
 
 
 def prompt_template(template: str) -> Template:
