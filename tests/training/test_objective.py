@@ -127,7 +127,7 @@ def test_a_decoders_loss_is_that_of_its_own_model(tmp_path: Path, rows: list[Ann
 def test_a_decoder_computes_the_logits_of_its_labels_alone(
     tmp_path: Path, rows: list[AnnotatedExample], recipe: str
 ) -> None:
-    """Whole texts' logits would be most of the memory; without them the loss is the same."""
+    """Without those of whole texts the loss is the same."""
     bench = Bench(tmp_path, "causal", recipe, [*map(with_text, rows)])
     seen: list[Any] = []
     bench.model.register_forward_hook(lambda _, __, outputs: seen.append(outputs.logits.shape[1]))

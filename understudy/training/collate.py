@@ -27,8 +27,8 @@ class Collator:
     a decoder of their own. The result holds `label`, and `explanation`, `input`, `marks`, `map` and `distribution`
     where any instance has one; an instance that lacks it takes part with weight 0. `special_ids` are the tokens that
     end an answer and are no part of it. `accepted` are names of what a decoder takes. With `logits_to_keep` it is asked
-    for the logits of the columns that hold a label: of a large vocabulary, those of whole texts are most of the memory
-    and a fifth of the time. With `past_key_values` it reads a prompt once for all candidates.
+    for the logits of the columns that hold a label: of a large vocabulary, those of whole texts are a seventh of the
+    time of a step. With `past_key_values` it reads a prompt once for all candidates.
     """
 
     def __init__(
