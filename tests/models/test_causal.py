@@ -20,8 +20,9 @@ from transformers import (
 
 from understudy.errors import ModelError
 from understudy.models.base import Adapter
-from understudy.models.causal import CausalAdapter, prompt_template, reads_on, target_ids
+from understudy.models.causal import CausalAdapter, prompt_template, target_ids
 from understudy.models.load import load_adapter
+from understudy.models.read_on import reads_on
 from understudy.testing import SENTENCES
 
 

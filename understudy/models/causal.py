@@ -28,20 +28,15 @@ from understudy.models.likelihood import (
     target_logits,
 )
 from understudy.models.passes import in_batches
+from understudy.models.read_on import logits_behind, positions, prompts_and_targets, reads_on
 from understudy.models.text import Encoded, Template, bounded_target, clean, fitting, own_texts, pad, tokenize
 from understudy.models.writer import Read, T, Target, Writer
 from understudy.schemas import TaskSpec
 
-__all__ = ["CausalAdapter", "prompt_template", "reads_on", "target_ids"]
+__all__ = ["CausalAdapter", "prompt_template", "target_ids"]
 
 _ANCHOR = "a"
 """A target is tokenised behind it and without it: a SentencePiece tokenizer adds its own space at a text's start."""
-
-
-def reads_on(model: Any) -> bool:
-    """Whether the model, a decoder, can be given several tokens behind what it keeps of those that it has read."""
-    accepted = inspect.signature(model.forward).parameters
-    return "past_key_values" in accepted and not getattr(model, "_is_stateful", False)
 
 
 def prompt_template(template: str) -> Template:
@@ -70,7 +65,6 @@ class CausalAdapter(Writer):
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
         super().__init__(model, tokenizer, task, max_tokens)
         self._accepted = set(inspect.signature(model.forward).parameters)
-        # What a recurrent layer keeps is a state: it goes on from there by one token, and not by several.
         self.reads_on = reads_on(model)
 
     @property
@@ -192,36 +186,15 @@ class CausalAdapter(Writer):
     def _behind_prompts(self, ids: Tensor, mask: Tensor, owners: Tensor, labels: Tensor) -> Tensor:
         """The logits that predict each target's tokens: 2 x (B, T), (R,) prompts of the targets, (R, S) -> (R, S, V).
 
-        A prompt with several targets is read once, and what the model keeps of it is dealt out to them, where that
-        saves more than the second pass costs. A walk over the tree of the targets' beginnings (`trie`), fewer rows in
-        more steps, was seldom faster and never by much: tried on 2 to 60 labels of 2 to 7 tokens behind 45 of text,
-        135 M parameters, one core.
+        A prompt with several targets is read once, where that saves more than the second pass costs. The walk over the
+        tree of the targets' beginnings (`trie`), which encoder-decoders take for many, was not clearly faster here.
         """
-        own = self.own(labels)
         again = (len(owners) - len(ids)) * ids.shape[1]  # tokens that would be read more than once
-        if again <= PASS_COST * self.max_padded_tokens or not self.reads_on:
-            return self._logits(mask[owners], own, input_ids=torch.cat([ids[owners], labels.clamp_min(0)], 1))
-        read = self._read_on(ids, mask, None, keep=1)
-        logits = read.logits[owners, -1:]
-        if labels.shape[1] > 1:  # the last token predicts nothing
-            cache = read.past_key_values
-            cache.reorder_cache(owners)
-            whole = torch.cat([mask[owners], own[:, :-1].to(mask.dtype)], 1)
-            more = self._read_on(labels[:, :-1].clamp_min(0), whole, cache, keep=0)
-            logits = torch.cat([logits, more.logits], 1)
-        return logits[:, : labels.shape[1]]
-
-    def _read_on(self, tokens: Tensor, mask: Tensor, cache: Any, *, keep: int) -> Any:
-        """The model's outputs for tokens (B, S) behind what is in the cache, C tokens; mask (B, C + S).
-
-        `keep`: of so many last tokens the logits are wanted, 0 for all; a model may answer more.
-        """
-        extra: dict[str, Any] = {
-            "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :],
-            "logits_to_keep": keep,
-        }
-        accepted = {name: value for name, value in extra.items() if name in self._accepted}
-        return self.model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True, **accepted)
+        if again > PASS_COST * self.max_padded_tokens and self.reads_on:
+            prompts, targets = prompts_and_targets(ids, mask, owners, labels, self._accepted)
+            return logits_behind(self.model, prompts, owners, targets)
+        sequence = torch.cat([ids[owners], labels.clamp_min(0)], 1)
+        return self._logits(mask[owners], self.own(labels), input_ids=sequence)
 
     @torch.inference_mode()
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
@@ -265,7 +238,7 @@ class CausalAdapter(Writer):
         whole = torch.cat([mask, own.to(mask.dtype)], 1)  # (B, T + S)
         keep = own.shape[1] + 1
         extra: dict[str, Any] = {
-            "position_ids": (whole.cumsum(-1) - 1).clamp_min(0),
+            "position_ids": positions(whole),
             "logits_to_keep": keep,
             "use_cache": False,
         }

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from understudy.models.base import Adapter
-from understudy.models.causal import reads_on
 from understudy.models.likelihood import IGNORE
+from understudy.models.read_on import prompts_and_targets, reads_on
 from understudy.models.text import pad
 from understudy.training.views import Instance, Side
 
@@ -154,26 +154,14 @@ class Collator:
             return {**found, "decoder_input_ids": self.shift(labels)}
         prompts = [one.prompt or [] for _, one in asked]
         if "past_key_values" in self.accepted:
-            return {**found, "behind": behind, **self._behind(prompts, behind, labels)}
+            ids, mask = pad(prompts, self.pad_id, left=True), pad([[1] * len(one) for one in prompts], 0, left=True)
+            first, second = prompts_and_targets(ids, mask, behind, labels, self.accepted)
+            return {**found, "behind": behind, "prompts": first, "targets": second}
         whole = [
             Side([*prompts[k], *ids], [*[IGNORE] * len(prompts[k]), *ids], [None] * (len(prompts[k]) + len(ids)), 0)
             for k, _, ids in flat
         ]
         return {**found, **self._side(whole)}
-
-    def _behind(self, prompts: Sequence[Sequence[int]], behind: Tensor, labels: Tensor) -> Tensors:
-        """Arguments of two passes: over the prompts, padded on the left, and over all targets but their last tokens."""
-        read = pad([[1] * len(ids) for ids in prompts], 0, left=True)  # (P, T)
-        own = labels[:, :-1].ne(IGNORE).to(read.dtype)
-        mask = torch.cat([read[behind], own], 1)  # (N, T + S - 1)
-        first = {"input_ids": pad(prompts, self.pad_id, left=True), "attention_mask": read}
-        second = {"input_ids": labels[:, :-1].clamp_min(0), "attention_mask": mask}
-        for inputs in (first, second):
-            if "position_ids" in self.accepted:
-                places = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)
-                inputs["position_ids"] = places[:, places.shape[1] - inputs["input_ids"].shape[1] :]
-        keep = {"logits_to_keep": 1} if "logits_to_keep" in self.accepted else {}
-        return {"prompts": {**first, **keep}, "targets": second}
 
 
 def _expected(instances: Sequence[Instance], labels: Tensor) -> Tensors:

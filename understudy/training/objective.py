@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_outputs import BaseModelOutput
 
+from understudy.models.read_on import logits_behind
 from understudy.training.collate import Tensors
 from understudy.training.losses import (
     alignment,
@@ -68,26 +69,12 @@ def _distribution(loss: Tensor, step: Step) -> Tensor:
 def _candidate_scores(step: Step) -> Tensor:
     """The log-likelihood of every candidate, (B, C)."""
     found = step.batch["distribution"]
-    if "inputs" in found:
-        logits = step.model(**found["inputs"]).logits  # (N, S, V)
+    if "prompts" in found:
+        logits = logits_behind(step.model, found["prompts"], found["behind"], found["targets"])  # (N, S, V)
     else:
-        logits = _read_on(step) if "prompts" in found else _decoded(step)
+        logits = step.model(**found["inputs"]).logits if "inputs" in found else _decoded(step)
     scores = torch.zeros(found["mask"].shape, dtype=logits.dtype, device=logits.device)
     return scores.index_put((found["owners"], found["places"]), sequence_log_likelihood(logits, found["labels"]))
-
-
-def _read_on(step: Step) -> Tensor:
-    """The logits of all candidates of a decoder, which reads each prompt once and every candidate behind it."""
-    found = step.batch["distribution"]
-    behind, targets = found["behind"], found["targets"]
-    read = step.model(**found["prompts"], use_cache=True)
-    logits: Tensor = read.logits[behind, -1:]
-    if targets["input_ids"].shape[1]:
-        kept = read.past_key_values
-        kept.reorder_cache(behind)
-        more = step.model(**targets, past_key_values=kept, use_cache=True).logits
-        logits = torch.cat([logits, more], 1)
-    return logits
 
 
 def _decoded(step: Step) -> Tensor:
