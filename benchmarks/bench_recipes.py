@@ -41,6 +41,7 @@ from understudy.data.task import infer_task
 from understudy.data.validate import load_split
 from understudy.evaluation.run import ArmResult, EvaluateSpec, RowCounts, TeacherFacts, evaluate
 from understudy.explain import parse_method
+from understudy.models.lengths import shared_answers
 from understudy.models.load import architecture_of, load_adapter
 from understudy.models.names import base_of, cut_from, is_cut
 from understudy.schemas import (
@@ -53,6 +54,7 @@ from understudy.schemas import (
     Prediction,
     TaskSpec,
 )
+from understudy.training.plan import Precision
 from understudy.training.recipes import Arm, Offer, plan_arms
 from understudy.training.run import train
 from understudy.training.spec import TrainResult, TrainSpec
@@ -119,7 +121,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--student", default="scratch:bert-1x64", help="cut:2 is cut from the trained teacher")
     parser.add_argument("--teacher-share", type=float, default=0.0, help="of the training rows, for the teacher alone")
     parser.add_argument("--unlabelled", type=int, default=0, help="training rows whose answers are hidden")
-    parser.add_argument("--teacher-steps", type=int, help="at most so many; the default is auto")
+    parser.add_argument("--teacher-steps", type=int, help="exactly so many; the default is auto")
     parser.add_argument("--student-steps", type=int, help="exactly so many; the default is auto")
     parser.add_argument("--rationale-weight", type=float, default=1.0)
     parser.add_argument("--method", default="saliency", help="what marks the words: integrated_gradients:n_steps=20")
@@ -153,9 +155,10 @@ def _prepare(work: Path, options: argparse.Namespace) -> tuple[Bench, float]:
     seconds = _annotate(work, task, teacher, options)
     student = cut_from(options.student, str(teacher.model))
     offers: list[Offer] = ["unlabelled"] if options.unlabelled else []
-    if task.kind == "generation" and is_cut(student):
+    labelled = read_examples(work / "train.parquet")
+    if task.kind == "generation" and shared_answers(str(teacher.model), student, labelled, task):
         offers.append("tokens")
-    if any(row.rationale for row in read_examples(work / "train.parquet")):
+    if any(row.rationale for row in labelled):
         offers.append("rationale")
     arms = plan_arms(options.recipes, architecture_of(student), task, offers)
     return Bench(work, task, teacher, student, tuple(arms), options), seconds
@@ -199,7 +202,7 @@ def _teacher(work: Path, task: TaskSpec, options: argparse.Namespace) -> TrainRe
         train=(work / "teacher.parquet",),
         annotated=False,
         validation=work / "validation.parquet",
-        hyperparameters=Hyperparameters(max_steps=options.teacher_steps, precision=options.precision),
+        hyperparameters=_steps(options.teacher_steps, options.precision),
     )
     result = train(spec, work / f"teacher-{_slug(options.teacher)}", lambda _: None)
     print(f"teacher: validation {result.validation_accuracy:.3f} in {result.seconds:.0f} s", flush=True)
@@ -273,7 +276,6 @@ def _students(bench: Bench, rows: int) -> dict[str, Any]:
 
 
 def _spec(bench: Bench, rows: int, arm: Arm, seed: int) -> TrainSpec:
-    steps = bench.options.student_steps
     return TrainSpec(
         model=bench.student,
         task=bench.task,
@@ -286,12 +288,14 @@ def _spec(bench: Bench, rows: int, arm: Arm, seed: int) -> TrainSpec:
         top_k=bench.options.top_k,
         rationale_weight=bench.options.rationale_weight,
         max_train_rows=rows or None,
-        hyperparameters=(
-            Hyperparameters(n_epochs=100_000, max_steps=steps, precision=bench.options.precision)
-            if steps
-            else Hyperparameters(precision=bench.options.precision)
-        ),
+        hyperparameters=_steps(bench.options.student_steps, bench.options.precision),
     )
+
+
+def _steps(steps: int | None, precision: Precision) -> Hyperparameters:
+    """Exactly so many, however few the rows are; None leaves them to `auto`."""
+    whole = {"n_epochs": 100_000, "max_steps": steps} if steps else {}
+    return Hyperparameters(precision=precision, **whole)
 
 
 def _train_all(specs: Sequence[TrainSpec], folders: Sequence[Path], options: argparse.Namespace) -> list[TrainResult]:

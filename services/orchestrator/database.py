@@ -36,6 +36,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.orchestrator.away import is_away, told
 from understudy import sockets
+from understudy.errors import NotFound
 
 __all__ = [
     "BUSY_SECONDS",
@@ -49,6 +50,7 @@ __all__ = [
     "made_by_keys",
     "metadata",
     "rationales",
+    "require_file",
     "work_items",
 ]
 
@@ -193,6 +195,17 @@ rationales = Table(
     Column("place", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
+
+
+def require_file(url: str) -> None:
+    """Raise NotFound for a SQLite file that is not there: no service has run where it is looked for."""
+    found = make_url(url)
+    if found.get_backend_name() == "sqlite" and found.database and not Path(found.database).is_file():
+        raise NotFound(
+            f"there is no database '{found.database}': no service has run there. Name the folder of the stack that is "
+            "meant with --home, or set UNDERSTUDY_HOME or UNDERSTUDY_DATABASE_URL",
+            param="home",
+        )
 
 
 class Database:

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from sqlalchemy import Connection, delete, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.orchestrator.away import unusable
-from services.orchestrator.database import Database, idempotency_keys, rationales, work_items
+from services.orchestrator.database import Database, idempotency_keys, rationales, require_file, work_items
 from services.orchestrator.idempotency import KEPT_SECONDS
 from services.orchestrator.migrate import prepare
 from services.orchestrator.needs import Bounds, Needs, day, keep_cached, last_used, needs, still
@@ -360,17 +360,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     configure("gc")
     settings = Settings()
-    database = Database(settings.database)
     try:
-        prepare(database)
-        collector = Collector(database, ArtifactStore(settings.artifact_root), bounds_of(settings), settings.work)
-        result = collector.collect(dry_run=options.dry_run, at_once=options.now, adopt=options.adopt)
+        require_file(settings.database)
+        with closing(Database(settings.database)) as database:
+            prepare(database)
+            collector = Collector(database, ArtifactStore(settings.artifact_root), bounds_of(settings), settings.work)
+            result = collector.collect(dry_run=options.dry_run, at_once=options.now, adopt=options.adopt)
     except (SQLAlchemyError, UnderstudyError) as error:
         told = unusable(error, settings.database) if isinstance(error, SQLAlchemyError) else error
         print(json.dumps(told.body()) if options.json else f"understudy gc: {told.message}", file=sys.stderr)
         return 1
-    finally:
-        database.close()
     print(json.dumps(result.as_json(), indent=1) if options.json else _show(result))
     return 0
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from understudy.commands.output import Json
+from understudy.commands.service import StackHome, settings_of
 
 __all__ = ["gc"]
 
 
 def gc(
-    home: Annotated[Path | None, typer.Option(help="The folder of the stack; else as UNDERSTUDY_... say.")] = None,
+    home: StackHome = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list what would go, and why the rest stays.")
     ] = False,
@@ -27,6 +26,5 @@ def gc(
     """Remove what no job, alias or file needs any more from the artifact store."""
     given = {"--dry-run": dry_run, "--json": as_json, "--now": now, "--adopt": adopt}
     options = [name for name, is_given in given.items() if is_given]
-    environment = os.environ | ({"UNDERSTUDY_HOME": str(home)} if home else {})
     command = [sys.executable, "-m", "services.orchestrator.garbage", *options]
-    raise typer.Exit(subprocess.run(command, env=environment).returncode)
+    raise typer.Exit(subprocess.run(command, env=settings_of(home)).returncode)

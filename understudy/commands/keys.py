@@ -6,7 +6,6 @@ A library imports no service, so this starts the service's own command by name a
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from understudy.commands.output import Json, aside, console, print_json, when
+from understudy.commands.service import StackHome, settings_of
 from understudy.errors import InvalidRequest, StageFailed, from_body
 from understudy.keys import Scope
 
@@ -29,10 +29,6 @@ app = typer.Typer(no_args_is_help=True, help="API keys of the orchestrator: who 
 _COMMAND = (sys.executable, "-m", "services.orchestrator.admin", "keys")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
-Home = Annotated[
-    Path | None, typer.Option(help="The folder of the stack that is meant; else what the service's own settings say.")
-]
-
 
 @app.command()
 def create(
@@ -42,7 +38,7 @@ def create(
     max_active_jobs: Annotated[int | None, typer.Option(min=0, help="Jobs that have not ended.")] = None,
     max_jobs_per_day: Annotated[int | None, typer.Option(min=0, help="Jobs made in 24 hours.")] = None,
     max_stored_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of uploaded files.")] = None,
-    home: Home = None,
+    home: StackHome = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, this once: only its hash is kept."""
@@ -66,7 +62,7 @@ def create(
 
 
 @app.command("list")
-def list_keys(home: Home = None, as_json: Json = False) -> None:
+def list_keys(home: StackHome = None, as_json: Json = False) -> None:
     """Every key, the newest first: whose, for what, how long, when last used, and its quotas."""
     found = _ask(home, "list")["data"]
     if as_json:
@@ -88,7 +84,7 @@ def list_keys(home: Home = None, as_json: Json = False) -> None:
 @app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="As `understudy keys list` shows it.")],
-    home: Home = None,
+    home: StackHome = None,
     as_json: Json = False,
 ) -> None:
     """Shut a key out for good. What it has made stays."""
@@ -102,8 +98,7 @@ def revoke(
 
 def _ask(home: Path | None, *arguments: str) -> dict[str, Any]:
     """What the service's command answers. Raises the error that it says."""
-    chosen = {} if home is None else {"UNDERSTUDY_HOME": str(home.resolve()), "UNDERSTUDY_DATABASE_URL": ""}
-    done = subprocess.run([*_COMMAND, *arguments], env={**os.environ, **chosen}, capture_output=True, text=True)
+    done = subprocess.run([*_COMMAND, *arguments], env=settings_of(home), capture_output=True, text=True)
     if done.returncode == 0:
         return dict(json.loads(done.stdout))
     last = (done.stderr.strip().splitlines() or [""])[-1]

@@ -562,10 +562,26 @@ def test_the_command_lists_what_would_go_and_why(
     assert not yard.store.exists(dataset)
 
 
-def test_understudy_gc_is_the_same_command(tmp_path: Path, capfd: Any) -> None:
+def test_understudy_gc_is_the_same_command_on_the_folder_that_is_named(
+    make_settings: Callable[[Path], Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    yard = Yard(make_settings(tmp_path), str(tmp_path / "home" / "artifacts"))
+    rows = yard.publish("dataset", "rows")
+    yard.bench.context.close()
+    other = tmp_path / "other"
+    monkeypatch.setenv("UNDERSTUDY_DATABASE_URL", f"sqlite:///{other}.db")
+    monkeypatch.setenv("UNDERSTUDY_ARTIFACTS", str(other))
     result = CliRunner().invoke(app, ["gc", "--home", str(tmp_path / "home"), "--dry-run", "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(capfd.readouterr().out)["fates"] == []
+    assert [one["name"] for one in json.loads(capfd.readouterr().out)["fates"]] == [rows]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+def test_garbage_of_a_place_where_no_service_has_run_is_not_looked_for(tmp_path: Path, capfd: Any) -> None:
+    result = CliRunner().invoke(app, ["gc", "--home", str(tmp_path / "wrong")])
+    assert result.exit_code == 1
+    assert "no service has run there" in capfd.readouterr().err
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_the_janitor_runs_rounds_by_itself_and_only_when_one_is_due(
