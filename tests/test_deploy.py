@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OURS = {name: one for name, one in COMPOSE["services"].items() if one["image"].startswith("understudy-")}
 DOCUMENT = (ROOT / "docs" / "deployment.md").read_text()
+STEPS = (ROOT / "docs" / "howto" / "kubernetes.md").read_text()
 SETTINGS = {
     "UNDERSTUDY_TEACHER_": TeacherSettings,
     "UNDERSTUDY_STUDENT_": StudentSettings,
@@ -66,6 +67,31 @@ def pods() -> dict[str, dict[str, Any]]:
         if template:
             found[f"{one['kind']}/{one['metadata']['name']}"] = template["spec"]
     return found
+
+
+def images(*overlays: str) -> set[str]:
+    """What the pods' images are called after these overlays, the lowest first: each finds what the one before left."""
+    names = {container["image"]: container["image"] for pod in pods().values() for container in pod["containers"]}
+    tags: dict[str, str] = {}
+    for overlay in overlays:
+        written = yaml.safe_load((ROOT / "k8s" / "overlays" / overlay / "kustomization.yaml").read_text())
+        said = {one["name"]: one for one in written["images"]}
+        assert set(said) == set(names.values()), overlay
+        tags |= {name: str(said[now]["newTag"]) for name, now in names.items() if "newTag" in said[now]}
+        names = {name: said[now].get("newName", now) for name, now in names.items()}
+    return {f"{now}:{tags[name]}" for name, now in names.items()}
+
+
+def test_the_images_of_the_overlays_are_those_that_the_steps_build_and_push() -> None:
+    built = set(re.findall(r"-t (\S+) \.$", STEPS, re.MULTILINE))
+    assert built == images("cpu", "example") | images("gpu", "example")
+    pushed = re.findall(r"^for name in (.+); do docker push (\S+); done$", STEPS, re.MULTILINE)
+    assert built == {place.replace("$name", name) for names, place in pushed for name in names.split()}
+
+
+def test_the_steps_show_the_overlay_that_they_apply() -> None:
+    assert f"```yaml\n{(ROOT / 'k8s/overlays/example/kustomization.yaml').read_text()}```" in STEPS
+    assert "kubectl apply -k k8s/overlays/example\n" in STEPS
 
 
 def test_the_images_are_built_alike() -> None:
@@ -162,6 +188,15 @@ def test_every_metric_in_dashboard_alerts_and_scaling_exists(names: set[str]) ->
         found = set(re.findall(r"\b(?:understudy|process)_\w+\b|\bup\b", query))
         assert found, place
         assert found <= names, (place, found - names)
+
+
+def test_a_service_that_has_no_address_any_more_is_down_too() -> None:
+    """Prometheus forgets a container that has stopped, and with it the `up` that could be 0."""
+    prometheus = yaml.safe_load((ROOT / "docker" / "observability" / "prometheus.yml").read_text())
+    scraped = {one["job_name"] for one in prometheus["scrape_configs"]} - set(WORKERS)
+    asked = queries()["UnderstudyServiceDown"]
+    (answering,) = re.findall(r'up\{job=~"([\w|]+)"\} == 0', asked)
+    assert set(answering.split("|")) == set(re.findall(r'absent\(up\{job="(\w+)"\}\)', asked)) == scraped == set(PORTS)
 
 
 def test_workers_are_scaled_by_queues_that_exist() -> None:

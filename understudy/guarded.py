@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-__all__ = ["GuardedSettings", "listed"]
+from understudy.keys import HASHED
+
+__all__ = ["GuardedSettings", "listed", "whole_keys"]
 
 
 def listed(value: Any) -> Any:
@@ -17,6 +19,12 @@ def listed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def whole_keys(value: str) -> list[str]:
+    """Those of a service's keys that a caller can send, from the service's own variable or file: no `sha256:<hex>`."""
+    keys = (key for part in listed(value) for key in str(part).split())
+    return [key for key in keys if not key.startswith(HASHED)]
 
 
 class GuardedSettings(BaseSettings):

@@ -18,6 +18,7 @@ from understudy.errors import InvalidRequest, MissingScope, Unauthorized
 
 __all__ = [
     "ANYBODY",
+    "HASHED",
     "NEW_KEY",
     "SCOPES",
     "Caller",
@@ -37,6 +38,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 PREFIX = "sk-us-"
 """By it people and scanners of secrets know a key of Understudy where they see one."""
 NEW_KEY = re.compile(PREFIX + r"[A-Za-z0-9_-]{43}")
+HASHED = "sha256:"
+"""What a key in a service's settings begins with where only its SHA-256 is given."""
 MAX_KEY = 512
 """Characters of any key: no more of what a stranger sends is hashed."""
 
@@ -128,9 +131,9 @@ def unknown() -> Unauthorized:
 
 
 def _digest_in(key: str) -> bytes:
-    if not key.startswith("sha256:"):
+    if not key.startswith(HASHED):
         return digest_of(key)
-    digits = key.removeprefix("sha256:").lower()
+    digits = key.removeprefix(HASHED).lower()
     if not _DIGEST.fullmatch(digits):
-        raise InvalidRequest("an API key that begins with 'sha256:' has 64 hex digits behind it", param="api_keys")
+        raise InvalidRequest(f"an API key that begins with '{HASHED}' has 64 hex digits behind it", param="api_keys")
     return bytes.fromhex(digits)

@@ -26,7 +26,7 @@ from typing import IO, Self
 from understudy.browsers import is_loopback
 from understudy.client import OrchestratorClient, StudentClient, TeacherClient
 from understudy.errors import Conflict, InvalidRequest, Unavailable
-from understudy.guarded import listed
+from understudy.guarded import whole_keys
 from understudy.keys import new_key
 from understudy.ports import free_ports
 from understudy.process import Echo, Process
@@ -312,8 +312,7 @@ def _teacher_key(host: str) -> dict[str, str]:
 
 def _student_key() -> dict[str, str]:
     """One of the student's keys for the orchestrator, which asks it for comparisons, unless somebody has named one."""
-    given = listed(os.environ.get("UNDERSTUDY_STUDENT_API_KEYS", ""))
-    whole = [key for key in given if not key.startswith("sha256:")]
+    whole = whole_keys(os.environ.get("UNDERSTUDY_STUDENT_API_KEYS", ""))
     if not whole or os.environ.get("UNDERSTUDY_STUDENT_API_KEY"):
         return {}
     return {"UNDERSTUDY_STUDENT_API_KEY": whole[0]}

@@ -210,16 +210,21 @@ def _child(stage: Stage, spec: str, out: str, threads: int, lock: Path | None, t
 
 
 def _hold(lock: Path) -> int:
-    """Be the only one in a place: end the child that a worker left at work there when it was taken for dead."""
+    """Be the only one in a place: end the child that a worker left at work there when it was taken for dead.
+
+    Of a place that machines or pods share, one on another is waited for: its worker ends it, or its lock goes with it.
+    """
     file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        with suppress(ProcessLookupError, ValueError):
-            os.killpg(int(os.pread(file, 32, 0)), signal.SIGKILL)  # whoever holds the lock lives, and this is its id
+        number, _, machine = os.pread(file, 256, 0).decode().partition(" ")
+        if machine == os.uname().nodename:  # elsewhere the number is of nobody, or of one who has no part in this
+            with suppress(ProcessLookupError, ValueError):
+                os.killpg(int(number), signal.SIGKILL)  # whoever holds the lock lives, and this is its id
         fcntl.flock(file, fcntl.LOCK_EX)
     os.ftruncate(file, 0)
-    os.pwrite(file, str(os.getpid()).encode(), 0)
+    os.pwrite(file, f"{os.getpid()} {os.uname().nodename}".encode(), 0)
     return file
 
 

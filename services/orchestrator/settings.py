@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from understudy.errors import InvalidRequest
-from understudy.guarded import GuardedSettings, listed
+from understudy.guarded import GuardedSettings, listed, whole_keys
+from understudy.keys import HASHED
 from understudy.serving.published import MAX_DROP, MIN_AGREEMENT, NAMES
 
 __all__ = ["PREFIX", "Settings"]
@@ -40,11 +41,11 @@ class Settings(GuardedSettings):
     """The root of the artifact store, a folder or an fsspec URL. Empty: a folder in `home`."""
     teacher_urls: Annotated[tuple[str, ...], NoDecode] = ("http://127.0.0.1:8001",)
     teacher_api_key: str | None = Field(default=None, repr=False)
-    """The key that the teachers ask for, where they ask for one."""
+    """The key that the teachers ask for. Of a list of keys, by commas or one a line, the first whole one."""
     student_url: str | None = None
     """The student service that comparisons ask; None: there are none."""
     student_api_key: str | None = Field(default=None, repr=False)
-    """The key that the student service asks for, where it asks for one; of several lines the first."""
+    """The key that the student service asks for; of a list, as with the teachers', the first whole one."""
     teacher_max_examples: int = Field(default=32, ge=1)
     """Examples of one request to a teacher. A teacher that accepts fewer says so, and the request is halved."""
     teacher_patience: float = Field(default=120.0, gt=0)
@@ -97,11 +98,17 @@ class Settings(GuardedSettings):
         """Read a JSON list as well as `http://a:8001,http://b:8001`."""
         return listed(value)
 
-    @field_validator("student_api_key")
+    @field_validator("teacher_api_key", "student_api_key")
     @classmethod
-    def _first(cls, value: str | None) -> str | None:
-        """A secret may be the student's own file of keys, which has one a line."""
-        return next(iter((value or "").split()), None)
+    def _first(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """The service that is asked may get its keys from the same place, and has several while one is replaced."""
+        if not value or value.isspace():
+            return None
+        if whole := whole_keys(value):
+            return whole[0]
+        raise ValueError(
+            f"{info.field_name} has no key that can be sent: give one of them whole, not as its {HASHED}<hex>"
+        )
 
     @field_validator("engines")
     @classmethod

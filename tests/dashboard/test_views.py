@@ -12,7 +12,6 @@ from stand.student import FakeStudent, listening_teacher
 
 from services.orchestrator import examples, watch
 from services.orchestrator.jobs import Event
-from services.orchestrator.settings import Settings
 from understudy.errors import Unavailable
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for a real job
@@ -158,11 +157,6 @@ def test_where_one_side_is_away_the_other_answers_and_the_reason_is_there(
     assert "UNDERSTUDY_STUDENT_URL" in body["student"]["error"]["message"]
     nobody = serve(teacher_urls=("http://127.0.0.1:9",)).http.post("/v1/comparisons", json=asked)
     assert "UNDERSTUDY_STUDENT_URL" in error(nobody, Unavailable.status)
-
-
-def test_of_a_file_of_keys_the_first_opens_the_student() -> None:
-    assert Settings(student_api_key="sk-one\nsk-two\n").student_api_key == "sk-one"
-    assert Settings(student_api_key=" \n").student_api_key is None
 
 
 def test_a_comparison_of_no_model_or_no_text_is_refused(serve: Callable[..., Any], student: FakeStudent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -132,6 +133,31 @@ def test_two_children_run_side_by_side_from_threads(stages: Any, tmp_path: Path)
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(one, range(2))) == [[0] * 5, [1] * 5]
+
+
+@pytest.mark.parametrize("machine", [os.uname().nodename, "elsewhere"])
+def test_who_holds_the_place_is_ended_on_this_machine_and_waited_for_on_another(
+    stages: Any, tmp_path: Path, machine: str
+) -> None:
+    """Process numbers are a machine's own, and a pod counts as one: elsewhere the same number is another process's."""
+    lock = tmp_path / "owner.lock"
+    process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    lock.write_text(f"{process.pid} {machine}")
+    try:
+        with ThreadPoolExecutor() as threads, lock.open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            answer = threads.submit(run, stages.echo, tmp_path, lock=lock)
+            if machine == "elsewhere":
+                time.sleep(0.5)
+                assert process.poll() is None
+            else:
+                process.wait(5)
+            assert not answer.done()
+            fcntl.flock(held, fcntl.LOCK_UN)
+            assert answer.result(10)["pid"] == int(lock.read_text().split()[0])
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_torch_computes_with_the_threads_that_were_given(stages: Any, tmp_path: Path) -> None:

@@ -30,6 +30,32 @@ def test_teachers_are_a_json_list_or_separated_by_commas(monkeypatch: pytest.Mon
     assert Settings().teacher_urls == ("http://a:1", "http://b:2")
 
 
+@pytest.mark.parametrize("setting", ["teacher_api_key", "student_api_key"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "sk-new",
+        "sk-new,sk-old",
+        "sk-new\nsk-old\n",
+        f"sha256:{'0' * 64}, sk-new, sk-old",
+        f"sha256:{'0' * 64}\nsk-new\nsk-old\n",
+        '["sk-new", "sk-old"]',
+    ],
+)
+def test_of_all_keys_of_a_service_the_first_whole_one_is_sent_to_it(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+) -> None:
+    monkeypatch.setenv(f"UNDERSTUDY_{setting.upper()}", value)
+    assert getattr(Settings(), setting) == "sk-new"
+
+
+@pytest.mark.parametrize("setting", ["teacher_api_key", "student_api_key"])
+def test_keys_of_which_none_can_be_sent_are_refused_by_the_settings_name(setting: str) -> None:
+    with pytest.raises(ValidationError, match=f"{setting} has no key that can be sent"):
+        Settings(**{setting: f"sha256:{'0' * 64},sha256:{'1' * 64}"})
+    assert getattr(Settings(**{setting: " \n"}), setting) is None
+
+
 def test_what_is_not_named_lies_in_the_home_folder(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert settings.database == f"sqlite:///{tmp_path / 'understudy.db'}"
