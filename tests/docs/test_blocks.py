@@ -179,7 +179,7 @@ def python(words: list[str]) -> None:
 def pip(words: list[str]) -> None:
     """Extras of ours that there are."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for wanted in re.findall(r"understudy\[([\w,]+)\]", " ".join(words)):
+    for wanted in re.findall(r"(?:understudy|\.)\[([\w,]+)\]", " ".join(words)):
         assert set(wanted.split(",")) <= set(extras)
 
 

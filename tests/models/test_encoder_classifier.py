@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig
 
-from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig
+from understudy.models.encoder_classifier import EncoderClassifier, EncoderClassifierConfig, Pooling
 
 IDS = torch.tensor([[1, 5, 6, 7, 2], [1, 9, 2, 0, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
 
-def make(pooling: Literal["mean", "gate"]) -> EncoderClassifier:
+def make(pooling: Pooling) -> EncoderClassifier:
     torch.manual_seed(0)
     encoder = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     config = EncoderClassifierConfig(encoder=encoder, pooling=pooling, id2label={0: "a", 1: "b", 2: "c"})
@@ -36,8 +35,9 @@ def test_mean_pooling_is_the_mean_over_real_tokens() -> None:
 
 def test_a_gate_weighs_each_real_token_by_its_probability() -> None:
     model = make("gate")
+    torch.nn.init.normal_(model.gate.weight)
     hidden = model.encoder(input_ids=IDS, attention_mask=MASK).last_hidden_state
-    weights = torch.sigmoid(model.gate(hidden).squeeze(-1)) * MASK
+    weights = torch.sigmoid(model.gate(hidden)) * MASK
     expected = model.head((weights.unsqueeze(-1) * hidden).sum(1) / weights.sum(1, keepdim=True))
     out = model(input_ids=IDS, attention_mask=MASK)
     torch.testing.assert_close(out.logits, expected)
@@ -46,11 +46,12 @@ def test_a_gate_weighs_each_real_token_by_its_probability() -> None:
     assert torch.sigmoid(out.gate_logits)[MASK == 1].min() > 0
 
 
-def test_even_gates_are_mean_pooling() -> None:
-    gated, plain = make("gate"), make("mean")
-    gated.encoder.load_state_dict(plain.encoder.state_dict())
-    gated.head.load_state_dict(plain.head.state_dict())
-    torch.nn.init.zeros_(gated.gate.weight)
+@pytest.mark.parametrize("pooling", ["gate", "tags"])
+def test_a_model_with_gates_begins_as_the_one_without_of_the_same_seed(pooling: Pooling) -> None:
+    gated, plain = make(pooling), make("mean")
+    drawn = gated.state_dict()
+    for name, weight in plain.state_dict().items():
+        torch.testing.assert_close(drawn[name], weight, rtol=0, atol=0)
     torch.testing.assert_close(gated(IDS, MASK).logits, plain(IDS, MASK).logits)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from understudy.data.parquet import AnnotatedExample
-from understudy.errors import InvalidRequest
+from understudy.errors import InvalidRequest, ModelError
 from understudy.models.base import Adapter
 from understudy.models.forms import compose
 from understudy.models.load import load_adapter
@@ -108,6 +108,24 @@ def test_top_k_keeps_the_strongest_words(rows: list[AnnotatedExample]) -> None:
     row = next(row for row in rows if len(row.attribution.rationale) == 2)
     (word,) = chosen_words(Row(row.example, row.attribution), parse_recipe("saliency"), 0, top_k=1)
     assert word.score == max(one.score for one in row.attribution.words)
+
+
+def test_a_rationale_that_is_short_enough_is_trained_on_as_it_was_selected(rows: list[AnnotatedExample]) -> None:
+    row = next(row for row in rows if len(row.attribution.words) > 2)
+    first, second, third = row.attribution.words[:3]
+    span = (first, second.model_copy(update={"score": -1.0}), third)
+    selected = row.attribution.model_copy(update={"rationale": span})
+    assert chosen_words(Row(row.example, selected), parse_recipe("saliency"), 0, top_k=3) == list(span)
+
+
+def test_batches_go_by_the_text_and_not_by_what_is_written_behind_it(
+    adapter_for: MakeAdapter, rows: list[AnnotatedExample]
+) -> None:
+    adapter = adapter_for("causal")
+    built = [build(adapter, rows, recipe) for recipe in ("finetune", "label_then_rationale")]
+    assert [len(one.label.ids) for one in built[0]] != [len(one.label.ids) for one in built[1]]
+    plain, written = ([one.length for one in some] for some in built)
+    assert plain == written
 
 
 def test_the_gate_marks_every_token_of_a_word_and_nothing_else(
@@ -300,3 +318,40 @@ def test_a_candidate_stands_where_the_label_does(
         for name, target in zip(TASK.labels, one.candidates or [], strict=True):
             assert target[-1] != end, "the words are still to come"
             assert (written[: len(target)] == target) == (name == row.example.output)
+
+
+@pytest.mark.parametrize("architecture", ["seq2seq", "causal"])
+def test_a_row_whose_output_does_not_fit_is_named(
+    adapter_for: MakeAdapter, rows: list[AnnotatedExample], architecture: str
+) -> None:
+    adapter = adapter_for(architecture, task=TaskSpec())
+    long = rows[7].model_copy(update={"example": rows[7].example.model_copy(update={"output": "good " * 300})})
+    with pytest.raises(ModelError, match=f"training row '{long.example.id}' does not fit.*room for") as caught:
+        build(adapter, [*rows[:7], long], "finetune")
+    assert caught.value.param == "output"
+
+
+@pytest.mark.parametrize("architecture", ["seq2seq", "causal"])
+def test_a_rationale_that_does_not_fit_leaves_its_row_to_train_the_label_alone(
+    adapter_for: MakeAdapter, rows: list[AnnotatedExample], architecture: str
+) -> None:
+    adapter = adapter_for(architecture, "step_by_step")
+    told = [
+        row.model_copy(update={"example": row.example.model_copy(update={"rationale": "so it is"})}) for row in rows
+    ]
+    long = told[0].model_copy(update={"example": told[0].example.model_copy(update={"rationale": "so " * 400})})
+    found = build(adapter, [long, *told[1:4]], "step_by_step")
+    assert [one.has_reasons for one in found] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("form", ["label_then_rationale", "rationale_then_label"])
+def test_words_that_leave_no_room_for_the_answer_are_not_written(
+    adapter_for: MakeAdapter, rows: list[AnnotatedExample], form: str
+) -> None:
+    adapter = adapter_for("seq2seq", max_tokens=14)
+    found = build(adapter, rows, form, top_k=100)
+    written = [decode(adapter, one.label.labels) for one in found]
+    assert {len(one.label.labels) <= 14 for one in found} == {True}
+    alone = {compose(parse_recipe(form).form, label, []) for label in ("bad", "good")}
+    assert any(text in alone for text in written)
+    assert any(text not in alone for text in written)

@@ -15,9 +15,11 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
+
+from understudy.models.gate import Gate, WithGate
 
 __all__ = ["EncoderClassifier", "EncoderClassifierConfig", "EncoderClassifierOutput", "Pooling", "drop_pooler"]
 
@@ -60,7 +62,7 @@ def drop_pooler(encoder: Any) -> Any:
     return encoder
 
 
-class EncoderClassifier(PreTrainedModel):
+class EncoderClassifier(WithGate):
     """Reads a label from the mean, plain or gated, of an encoder's last hidden states."""
 
     config_class = EncoderClassifierConfig
@@ -71,9 +73,9 @@ class EncoderClassifier(PreTrainedModel):
     def __init__(self, config: EncoderClassifierConfig) -> None:
         super().__init__(config)
         self.encoder = drop_pooler(AutoModel.from_config(config.encoder))
-        self.gate = nn.Linear(config.hidden_size, 1) if config.pooling != "mean" else None
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.hidden_size, config.num_labels)
+        self.gate = Gate(config.hidden_size) if config.pooling != "mean" else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -101,7 +103,7 @@ class EncoderClassifier(PreTrainedModel):
         gate_logits = None
         weights = real
         if self.gate is not None:
-            gate_logits = self.gate(hidden).squeeze(-1)  # (B, T)
+            gate_logits = self.gate(hidden)  # (B, T)
             if self.config.pooling == "gate":
                 weights = torch.sigmoid(gate_logits) * real
             gate_logits = gate_logits.masked_fill(real == 0, torch.finfo(gate_logits.dtype).min)

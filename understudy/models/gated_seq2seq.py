@@ -32,14 +32,14 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.bart.modeling_bart import BartEncoder
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from understudy.errors import InvalidRequest
+from understudy.models.gate import Gate, WithGate
 
-__all__ = ["Gate", "GatedBart", "GatedEncoderOutput", "GatedSeq2SeqOutput", "GatedT5", "gate_scales", "gated"]
+__all__ = ["GatedBart", "GatedEncoderOutput", "GatedSeq2SeqOutput", "GatedT5", "gate_scales", "gated"]
 
 _RECORDED = ("output_attentions", "output_hidden_states")
 
@@ -58,20 +58,6 @@ class GatedSeq2SeqOutput(Seq2SeqLMOutput):
     gate_logits: Tensor | None = None
 
 
-class Gate(nn.Linear):
-    """One logit a token, (B, T, D) -> (B, T); 0 at first."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, 1)
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return super().forward(states).squeeze(-1)
-
-
 def gate_scales(logits: Tensor, real: Tensor) -> Tensor:
     """What each token's state is multiplied by: (B, T), (B, T) -> (B, T); 0 for padding.
 
@@ -84,7 +70,7 @@ def gate_scales(logits: Tensor, real: Tensor) -> Tensor:
     return shares * (real.sum(-1, keepdim=True) / energy).sqrt()
 
 
-class _GatedEncoder(PreTrainedModel):
+class _GatedEncoder(WithGate):
     """Stands before the encoder's own class, whose states it gates."""
 
     gate: Gate
@@ -111,13 +97,6 @@ class _GatedEncoder(PreTrainedModel):
             attentions=encoded.attentions,
             gate_logits=logits,
         )
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Gate):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        else:
-            super()._init_weights(module)
 
 
 class _GatedModel(PreTrainedModel):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_outputs import BaseModelOutput
 
+from understudy.models.embeddings import embed
 from understudy.models.read_on import logits_behind
 from understudy.training.collate import Tensors
 from understudy.training.losses import (
@@ -161,8 +162,6 @@ class Objective:
 
 
 def _embed(model: Any, ids: Tensor) -> Tensor:
-    """Input embeddings, (B, T) -> (B, T, D), of the encoder where there are two; some scale them there."""
-    model = getattr(model, "module", model)  # several devices each hold the model in a shell
-    reader = model.get_encoder() if model.config.is_encoder_decoder else model
-    embeds: Tensor = reader.get_input_embeddings()(ids)
+    """Input embeddings that gradients can be taken at: (B, T) -> (B, T, D)."""
+    embeds = embed(getattr(model, "module", model), ids)  # several devices each hold the model in a shell
     return embeds if embeds.requires_grad else embeds.requires_grad_()  # low-rank adapters leave the table frozen

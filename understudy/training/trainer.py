@@ -211,7 +211,7 @@ class DistillationTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBuckets:
         instances = self.train_dataset if train_dataset is None else train_dataset
         step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthBuckets([len(one.label.ids) for one in instances], step, self.args.seed)
+        return LengthBuckets([one.length for one in instances], step, self.args.seed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """By the clock where the training has a time, else transformers' own by steps."""

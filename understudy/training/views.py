@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from understudy.attribution.rationale import top_words
-from understudy.errors import InvalidRequest
+from understudy.errors import InvalidRequest, ModelError
 from understudy.models.base import Adapter
 from understudy.models.causal import CausalAdapter
 from understudy.models.forms import compose
@@ -105,6 +105,11 @@ class Instance:
     expected: list[Place] | None = None
 
     @property
+    def length(self) -> int:
+        """Tokens of the text that the label view reads; what is written behind it differs from recipe to recipe."""
+        return self.label.labels.count(IGNORE) or len(self.label.ids)
+
+    @property
     def has_reasons(self) -> bool:
         return any(one is not None for one in (self.explanation, self.input, self.marks, self.map))
 
@@ -131,7 +136,9 @@ def chosen_words(row: Row, recipe: Recipe, seed: int, top_k: int) -> list[Word]:
     """
     if row.attribution is None:
         return []
-    words = list(top_words(row.attribution.rationale, top_k))
+    whole = row.attribution.rationale
+    # What was selected stays as it is, also words between others that speak for nothing by themselves.
+    words = list(whole if len(whole) <= top_k else top_words(whole, top_k))
     draw = random.Random(_digest(str(seed), row.example.id))
     if recipe.variant == "shuffled_rationale":
         return draw.sample(words, len(words))
@@ -159,7 +166,11 @@ def build_instances(adapter: Adapter, rows: Sequence[Row], recipe: Recipe, *, se
     terms = recipe.terms(adapter.architecture)
     nothing: list[None] = [None] * len(rows)
     words = [chosen_words(row, recipe, seed, top_k) if recipe.reads("words") else [] for row in rows]
-    labels = _sides(adapter, [row.example.input for row in rows], _written(recipe, rows, words))
+    if recipe.form != "label":
+        words = [
+            named if _leaves_room(adapter, row, recipe, named) else [] for row, named in zip(rows, words, strict=True)
+        ]
+    labels = _labels(adapter, rows, _written(recipe, rows, words))
     texts = [
         _named(named) or (row.example.rationale if recipe.reads("text") else None)
         for row, named in zip(rows, words, strict=True)
@@ -221,9 +232,34 @@ def _written(recipe: Recipe, rows: Sequence[Row], words: Sequence[Sequence[Word]
     ]
 
 
+def _leaves_room(adapter: Adapter, row: Row, recipe: Recipe, words: Sequence[Word]) -> bool:
+    """Whether each answer that the row is taught fits beside its words."""
+    longest = max((row.example.output, *(row.example.choices or adapter.task.labels)), key=len)
+    return not words or adapter.fits(compose(recipe.form, longest, [word.text for word in words]))
+
+
+def _labels(adapter: Adapter, rows: Sequence[Row], targets: Sequence[str]) -> list[Side]:
+    """The label view's sides. Raises ModelError, which names the row, for a target that does not fit."""
+    try:
+        return _sides(adapter, [row.example.input for row in rows], targets)
+    except ModelError as error:
+        for row, target in zip(rows, targets, strict=True):
+            if not adapter.fits(target):
+                raise ModelError(
+                    f"the output of the training row '{row.example.id}' does not fit into the model's window, which "
+                    f"has room for {adapter.target_room} tokens of it: shorten it, or take a model with a longer one",
+                    param="output",
+                ) from error
+        raise
+
+
 def _explanations(adapter: Adapter, rows: Sequence[Row], texts: Sequence[str | None]) -> list[Side | None]:
-    """The second task's sides; `adapter` is the label view's, whose prefix gives way to the explanation's."""
+    """The second task's sides; `adapter` is the label view's, whose prefix gives way to the explanation's.
+
+    None for a text that does not fit: a part of it would be learned with an end where it has none.
+    """
     explaining = adapter.with_template(EXPLAIN + adapter.task.template.removeprefix(PREDICT))
+    texts = [text if text and explaining.fits(text) else None for text in texts]
     return _where(
         texts, lambda given: _sides(explaining, [rows[i].example.input for i, _ in given], [text for _, text in given])
     )
