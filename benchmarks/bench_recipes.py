@@ -12,13 +12,15 @@ content hashes (0 means all of them) and compared by the project's own evaluatio
 teacher learns from that part of the training rows and the students from the rest, so that it knows something that they
 do not; `--unlabelled` rows of the rest are handed out without their answers. With `--words people` the rationale is
 what people marked and not what the teacher did: what would words be worth that are right? What is finished is not done
-again, so the command may be ended and repeated. Writes `results/recipes_<name>.json` (not with --quick); the last line
-is JSON: each candidate's accuracy minus that of `finetune` at the smallest size.
+again, so the command may be ended and repeated; what had other rows than it would have now is done anew. Writes
+`results/recipes_<name>.json` (not with --quick); the last line is JSON: each candidate's accuracy minus that of
+`finetune` at the smallest size.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import sys
@@ -32,6 +34,7 @@ from typing import Any
 
 import torch
 
+from understudy.artifacts import file_sha256
 from understudy.attribution.attribute import attribute
 from understudy.attribution.plausibility import highlighted
 from understudy.data.docstrings import docstring_examples
@@ -39,6 +42,7 @@ from understudy.data.parquet import AnnotatedExample, read_examples, write_annot
 from understudy.data.split import remove_leaks, split_examples
 from understudy.data.task import infer_task
 from understudy.data.validate import load_split
+from understudy.evaluation.manifest import weights_of
 from understudy.evaluation.run import ArmResult, EvaluateSpec, RowCounts, TeacherFacts, evaluate
 from understudy.explain import parse_method
 from understudy.models.lengths import shared_answers
@@ -322,7 +326,7 @@ def _train(spec: TrainSpec, folder: Path, threads: int) -> TrainResult:
 def _evaluation(bench: Bench, trained: Sequence[tuple[tuple[Arm, int], TrainResult]], rows: int) -> EvaluateSpec:
     work, options = bench.work, bench.options
     counts = {split: len(read_examples(work / f"{split}.parquet")) for split in ("train", "validation", "test")}
-    return EvaluateSpec(
+    asked = EvaluateSpec(
         job_id=f"{options.name}-{rows or 'all'}",
         task=bench.task,
         test=work / "test.parquet",
@@ -333,6 +337,7 @@ def _evaluation(bench: Bench, trained: Sequence[tuple[tuple[Arm, int], TrainResu
             parameters=bench.teacher.parameters,
             predictions=work / "teacher.jsonl",
             trained_rows=bench.teacher.instances,
+            other_rows=options.teacher_share > 0,
             training_seconds=bench.teacher.seconds,
         ),
         cut_from_teacher=is_cut(bench.student) and base_of(bench.student) == str(bench.teacher.model),
@@ -341,7 +346,7 @@ def _evaluation(bench: Bench, trained: Sequence[tuple[tuple[Arm, int], TrainResu
                 recipe=arm.name,
                 seed=seed,
                 model=result.model,
-                artifact=f"{arm.name}-{seed}",
+                artifact=f"{arm.name}-{seed}-{_digest(*weights_of(result.model).values())}",
                 validation_accuracy=result.validation_accuracy,
                 steps=result.steps,
                 seconds=result.seconds,
@@ -362,6 +367,13 @@ def _evaluation(bench: Bench, trained: Sequence[tuple[tuple[Arm, int], TrainResu
         top_k=options.top_k,
         attribution_method=options.method if options.words == "teacher" else "people",
     )
+    # A report is known by its job and by its models, and other rows make another report of the same models.
+    read = [file_sha256(work / name) for name in ("test.parquet", "annotated.parquet", "teacher.jsonl")]
+    return asked.model_copy(update={"job_id": f"{asked.job_id}-{_digest(asked.model_dump_json(), *read)}"})
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def _slug(ref: str) -> str:

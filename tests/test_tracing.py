@@ -124,7 +124,9 @@ def test_one_trace_leads_from_the_submit_to_the_student(
     assert work["annotate"].span_id in parents
     assert parents <= {span.span_id for service, _, span in found if service == "understudy-worker"}
     (served,) = (span for service, name, span in found if service == "understudy-student" and name == "serve")
-    assert served.parent_span_id == work["publish"].span_id
+    (moved,) = (span for _, name, span in found if name == "alias")
+    assert served.parent_span_id == moved.span_id
+    assert moved.parent_span_id == submits[0].span_id
     told = {one.key: one.value.string_value for one in work["train"].attributes}
     assert told["understudy.job_id"] == job_id
     texts = b"".join(span.SerializeToString() for _, _, span in found)

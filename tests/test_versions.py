@@ -133,6 +133,17 @@ def test_promoting_what_is_there_changes_nothing(root: str, publish: Any) -> Non
     assert [one.by for one in store.moves.history("production")] == ["ftjob-one"]
 
 
+def test_a_move_that_is_made_once_is_not_made_again_whatever_came_after_it(root: str, publish: Any) -> None:
+    store = ArtifactStore(root)
+    a, b = publish(store, "a"), publish(store, "b")
+    first = store.set_alias("production", a, by="ftjob-one", once=True)
+    store.set_alias("production", b, how="promote", by="somebody")
+    assert store.set_alias("production", a, by="ftjob-one", once=True) == first
+    assert store.resolve("production") == b
+    assert store.set_alias("production", a, by="ftjob-two", once=True).number == 3
+    assert store.resolve("production") == a
+
+
 def test_a_version_may_be_named_by_another_alias(root: str, publish: Any) -> None:
     store = ArtifactStore(root)
     a, b = publish(store, "a"), publish(store, "b")

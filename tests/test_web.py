@@ -357,6 +357,25 @@ async def test_a_key_is_needed_before_anything_is_told() -> None:
         assert (await client.get("/things/open")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("related", "status"), [(None, 200), ("none", 200), ("same-origin", 200), ("same-site", 403), ("cross-site", 403)]
+)
+async def test_without_keys_a_page_of_another_site_may_read_but_not_ask_for_what_does_more(
+    related: str | None, status: int
+) -> None:
+    app = _app(acting=("/things/",))
+    app.state.this_machine_only = True
+    headers = {"Sec-Fetch-Site": related} if related else {}
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001", headers=headers) as client:
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/openapi.json")).status_code == 200
+        answer = await client.get("/things/a")
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["error"]["param"] == "Sec-Fetch-Site"
+
+
 def test_a_digest_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="64 hex digits"):
         Keys(["sha256:abc"])

@@ -6,6 +6,12 @@ only one can have, so that of several who do it at once one comes after the othe
 system a lock makes the record and the file one step; on an object store the file is written again until it agrees with
 the last record, and whoever comes next completes a move that was cut off in between.
 
+A database's transaction does not reach in here. A job therefore moves its alias right before it commits that it has
+succeeded, while it holds its own row, so that one that was cancelled or paused moves none. If it dies in between, the
+job has not ended, its end is written again, and this finds the move made (`once`). The other way round, a death would
+leave a job that has succeeded and an alias that nobody moves. What remains is a job that dies in between and is
+cancelled before its end is written again: its alias moved before the cancel, and stays.
+
 Knows no artifact but its id, and not whether it exists.
 """
 
@@ -73,13 +79,18 @@ class Aliases:
         found = [self._read(f"{folder}/{one}.json") for one in self._listed(folder)]
         return found or self._before_there_was_a_history(name)
 
-    def move(self, name: str, artifact: str, *, how: How, by: str | None, expected: str | None = None) -> Move:
+    def move(
+        self, name: str, artifact: str, *, how: How, by: str | None, expected: str | None = None, once: bool = False
+    ) -> Move:
         """Point an alias at an artifact; one that is there already stays, and the move that brought it is returned.
 
-        Raises Conflict where the alias does not name `expected`.
+        With `once`, so is a move that `by` has made to it before, whatever the alias names by now. Raises Conflict
+        where the alias does not name `expected`.
         """
 
         def decide(past: Sequence[Move]) -> Move:
+            if once and (made := [one for one in past if (one.artifact, one.how, one.by) == (artifact, how, by)]):
+                return made[-1]
             now = past[-1].artifact if past else None
             _check_expected(name, now, expected)
             if past and now == artifact:

@@ -34,7 +34,17 @@ from understudy.aliases import Aliases, How, Move
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
 from understudy.removals import MANIFEST, USED, Removals, modified
 
-__all__ = ["Artifact", "ArtifactStore", "Inventory", "Kind", "Stray", "check_alias", "ids_in", "published_for"]
+__all__ = [
+    "Artifact",
+    "ArtifactStore",
+    "Inventory",
+    "Kind",
+    "Stray",
+    "check_alias",
+    "file_sha256",
+    "ids_in",
+    "published_for",
+]
 
 Kind = Literal["file", "dataset", "shard", "model", "report"]
 _ID = re.compile(rf"({'|'.join(get_args(Kind))})-[0-9a-f]{{24}}")
@@ -94,7 +104,8 @@ def check_alias(name: str, *, param: str = "alias") -> None:
         raise InvalidRequest(f"alias '{name}' must be 1-64 of letters, digits, '.', '_' or '-'", param=param)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of what a file holds. Raises OSError where there is none."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -124,7 +135,7 @@ class ArtifactStore:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         if not paths:
             raise InvalidRequest(f"nothing to publish: {folder} holds no file")
-        files = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+        files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
         digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         artifact = Artifact(
             id=f"{kind}-{digest[:24]}",
@@ -259,15 +270,17 @@ class ArtifactStore:
         how: How = "publish",
         by: str | None = None,
         expected: str | None = None,
+        once: bool = False,
     ) -> Move:
         """Point `name` at an artifact, atomically; its history says `how` and by whom.
 
-        Raises InvalidRequest, ArtifactNotFound, or Conflict where it does not name `expected` now.
+        With `once`, a move that `by` has made to it before is not made again, whatever came after it. Raises
+        InvalidRequest, ArtifactNotFound, or Conflict where it does not name `expected` now.
         """
         check_alias(name)
         if not self.use(artifact_id):
             self.get(artifact_id)
-        return self.moves.move(name, artifact_id, how=how, by=by, expected=expected)
+        return self.moves.move(name, artifact_id, how=how, by=by, expected=expected, once=once)
 
     def aliases(self) -> dict[str, str]:
         """Every alias and the artifact that it names."""
@@ -370,7 +383,7 @@ def _verify(artifact: Artifact, place: Path) -> None:
     for name, digest in artifact.files.items():
         if not (place / name).is_file():
             raise ArtifactCorrupt(f"'{name}' of '{artifact.id}' is missing: publish the artifact again")
-        if _sha256(place / name) != digest:
+        if file_sha256(place / name) != digest:
             raise ArtifactCorrupt(f"'{name}' of '{artifact.id}' differs from its manifest: publish it again")
 
 

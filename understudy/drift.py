@@ -33,7 +33,9 @@ class Profile(BaseModel):
     """How a model answered the test split when it was published; part of its report.
 
     `labels` counts its answers to the `rows`, where the task has labels. `words_found` and `words_dropped` count the
-    words that it named as reasons in a sample of them, in the input and not in it.
+    words that it named as reasons in a sample of them, in the input and not in it, when it was asked for `top_k` at
+    most. They are compared with answers to requests for as many: of the words that come later, other shares may be in
+    the input. Without `top_k`, as older reports are, they are compared with none.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -42,10 +44,12 @@ class Profile(BaseModel):
     labels: dict[str, int] = {}
     words_found: int = Field(default=0, ge=0)
     words_dropped: int = Field(default=0, ge=0)
+    top_k: int | None = Field(default=None, ge=1)
 
     @property
     def words(self) -> dict[str, int]:
-        return {"found": self.words_found, "dropped": self.words_dropped}
+        """What words are compared with; nothing where it is not known how many were asked for."""
+        return {} if self.top_k is None else {"found": self.words_found, "dropped": self.words_dropped}
 
     @classmethod
     def of_report(cls, report: Mapping[str, Any]) -> Profile | None:

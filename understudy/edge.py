@@ -71,6 +71,7 @@ class Edge:
         max_body_at: Mapping[str, int],
         guard: Guard,
         open_paths: Collection[str],
+        acting: tuple[str, ...],
         metrics: Metrics,
         cancel: bool,
     ) -> None:
@@ -79,6 +80,7 @@ class Edge:
         self.max_body_at = max_body_at
         self.guard = guard
         self.open_paths = frozenset(open_paths)
+        self.acting = acting
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,7 +144,7 @@ class Edge:
             raise Unauthorized("there are several Authorization headers: send one")
         caller = await self.guard.admit(scope, given[0].decode("latin-1") if given else None)
         if not caller.id and scope["app"].state.this_machine_only:
-            refuse_foreign_pages(scope["method"], scope["headers"])
+            refuse_foreign_pages(scope["method"], scope["headers"], acts=scope["path"].startswith(self.acting))
         scope.setdefault("state", {})["caller"] = caller
         if caller.id:  # nothing behind this needs the key, and what is not there is in no log and no traceback
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"authorization"]

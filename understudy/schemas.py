@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 MAX_TEXT_CHARS = 100_000
 """The longest text of one example, in characters. Far above any model's window; a bound on what a request can cost."""
 
+MAX_TEMPLATE_CHARS = 20_000
+"""The longest template of a request, in characters: room for worked examples. Every text is read in it."""
 
 MAX_TOKEN_PROBABILITIES = 64
 """Tokens of one place of an answer whose probabilities are told: they hold nearly all of a sharp distribution."""
@@ -27,6 +29,7 @@ class Answer(BaseModel):
 
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+TemplateText = Annotated[str, Field(max_length=MAX_TEMPLATE_CHARS)]
 
 
 # --- the task ------------------------------------------------------------------------------------------------------
@@ -130,7 +133,7 @@ class AttributionOptions(Selection):
     """
 
     labels: tuple[Text, ...] | None = Field(default=None, min_length=2)
-    template: str | None = None
+    template: TemplateText | None = None
     method: str = "saliency"
     settings: dict[str, float | int | str] = {}
     target: Literal["gold", "predicted", "label"] = "predicted"
@@ -200,7 +203,7 @@ class Attribution(Answer):
 
     `explained` is the text whose logit was differentiated, `against` the one whose logit was taken off. `truncated`
     counts the tokens of the input that did not fit the model's window: words past the cut are absent from `words`.
-    `prediction` is None where it was not asked for.
+    `prediction` is None where it was not asked for; it is `unfinished` where it broke off, as in a `Prediction`.
     """
 
     id: str | None
@@ -216,6 +219,7 @@ class Attribution(Answer):
     token_probabilities: tuple[TokenProbabilities, ...] | None = None
     tokens: int
     truncated: int = 0
+    unfinished: bool = False
 
 
 class AttributionResponse(Answer):
@@ -235,11 +239,14 @@ class AttributionResponse(Answer):
 
 
 class ModelInfo(Answer):
+    """`max_tokens` is the window of a text. `answer_tokens` are the most that it writes; None where it cannot write."""
+
     id: str
     object: Literal["model"] = "model"
     architecture: str
     parameters: int
     max_tokens: int
+    answer_tokens: int | None = None
     fingerprint: str
     precision: str
     device: str
@@ -279,13 +286,14 @@ class PredictionRequest(Request):
     explain: bool = True
     top_k: int = Field(default=5, ge=1, le=100)
     labels: tuple[Text, ...] | None = Field(default=None, min_length=2)
-    template: str | None = None
+    template: TemplateText | None = None
 
 
 class Prediction(Answer):
     """`words` are spans of the input that the model names as its reasons; None when they were not asked for.
 
-    `dropped_words` counts words that a generating student named but that are not in the input.
+    `dropped_words` counts words that a generating student named but that are not in the input. The label is
+    `unfinished` where the model had written as many tokens as it may before it came to an end.
     """
 
     id: str | None
@@ -295,6 +303,7 @@ class Prediction(Answer):
     words: tuple[Word, ...] | None = None
     dropped_words: int = 0
     truncated: int = 0
+    unfinished: bool = False
 
 
 Reasons = Literal["gate", "generated", "saliency"]
@@ -419,7 +428,7 @@ class TrainingSpec(Request):
     sizes: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(), max_length=20)
     lora: LoraSpec | None = None
     engines: EngineGate = EngineGate()
-    template: str = "{input}"
+    template: TemplateText = "{input}"
     alias: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     budget: Budget | None = None
 

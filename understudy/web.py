@@ -58,6 +58,7 @@ def make_app(
     api_keys: Iterable[str] = (),
     guard: Guard | None = None,
     open_paths: Collection[str] = (),
+    acting: tuple[str, ...] = (),
     metrics: Metrics | None = None,
     cancel: bool = False,
 ) -> FastAPI:
@@ -65,6 +66,7 @@ def make_app(
 
     `max_body` is in bytes; `max_body_at` has other bounds for some paths, such as where files are uploaded. With
     `api_keys` every path needs one of them but health, metrics and the `open_paths`; a `guard` decides in their place.
+    Paths that begin like one of `acting` do more than read, whatever the method: see `browsers`.
     `cancel` ends the work on a request whose client has left: for services whose work changes nothing.
     """
     app = FastAPI(title=title, description=description, lifespan=lifespan, responses=_ERROR_ANSWERS)
@@ -80,6 +82,7 @@ def make_app(
         max_body_at=max_body_at or {},
         guard=guard or Keys(api_keys),
         open_paths=(*HEALTH, METRICS, *open_paths),
+        acting=acting,
         metrics=counted,
         cancel=cancel,
     )

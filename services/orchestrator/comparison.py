@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.orchestrator.context import Context
 from services.orchestrator.jobs import Job, JobError
 from services.orchestrator.phases.annotate import attribution_request
+from services.orchestrator.places import Places
 from services.orchestrator.settings import Settings
 from understudy.client import StudentClient
 from understudy.errors import Conflict, InvalidRequest, NotFound, Unavailable, UnderstudyError
@@ -25,6 +26,8 @@ __all__ = ["ComparisonObject", "ComparisonRequest", "Comparisons"]
 
 TEACHER_SECONDS = 60.0
 STUDENT_SECONDS = 60.0
+AT_ONCE = 8
+"""Each holds a thread for up to the seconds of both sides, and the API has 40 of them."""
 WORDS = 5
 """The words of a student whose job cannot be asked how many it was to name."""
 
@@ -76,21 +79,23 @@ class Comparisons:
 
     def __init__(self, context: Context, settings: Settings) -> None:
         self._context = context
+        self._places = Places(AT_ONCE, "comparisons")
         self._url, self._key = settings.student_url, settings.student_api_key
 
     def compare(self, asked: ComparisonRequest) -> ComparisonObject:
-        """Ask both. Raises ModelNotFound, InvalidRequest for what no side could read, and where neither could
-        answer, the student's error.
+        """Ask both. Raises ModelNotFound, InvalidRequest for what no side could read, Overloaded while too many are
+        asked, and where neither could answer, the student's error.
         """
         found = Versions(self._context.artifacts).show(asked.model)
         if found.task and found.task.kind == "choice" and asked.choices is None:
             raise InvalidRequest(f"'{asked.model}' answers with one of the row's choices: give them", param="choices")
         job = self._job(found.job)
-        student = _tried(found.id, lambda: self._of_student(asked, job))
-        teacher = _tried(
-            job.distillation.teacher.model if job and job.distils else None,
-            lambda: self._of_teacher(asked, job, found.job),
-        )
+        with self._places.one():
+            student = _tried(found.id, lambda: self._of_student(asked, job))
+            teacher = _tried(
+                job.distillation.teacher.model if job and job.distils else None,
+                lambda: self._of_teacher(asked, job, found.job),
+            )
         sides = [side for side in (student, teacher) if isinstance(side, Side)]
         if not sides:
             assert isinstance(student, _Failed)

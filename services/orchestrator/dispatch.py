@@ -79,6 +79,11 @@ def _finish(context: Context, job_id: str, phase: Phase) -> None:
         finish(context, job_id, phase)
     except SQLAlchemyError:
         raise  # the next round tries again
+    except Unavailable as error:  # so it does here, and the job's story says once what is in the way
+        log.warning("phase_not_finished", job_id=job_id, phase=phase, error=error.message)
+        newest, _ = context.jobs.events(job_id, None, 1)
+        if not newest or newest[0].event.message != error.message:
+            context.jobs.add_event(job_id, Event(level="warn", message=error.message))
     except Exception as error:
         log.exception("defect", job_id=job_id, phase=phase)
         message = f"an unexpected error after phase {phase}: {type(error).__name__}: {error}"

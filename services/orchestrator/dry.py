@@ -7,7 +7,6 @@ run at once.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -24,9 +23,10 @@ from services.orchestrator.estimate import expect
 from services.orchestrator.jobs import Arm, Estimate, Job, Rows
 from services.orchestrator.phases import validate
 from services.orchestrator.phases.fields import told_as
+from services.orchestrator.places import Places
 from services.orchestrator.steps import pays
 from understudy.data.parquet import write_examples
-from understudy.errors import InvalidRequest, Overloaded, PayloadTooLarge, Unavailable, from_body
+from understudy.errors import InvalidRequest, PayloadTooLarge, Unavailable, from_body
 from understudy.schemas import RejectedRow, TaskSpec
 
 __all__ = ["Checked", "DryRun", "ModelTokens"]
@@ -71,18 +71,14 @@ class DryRun:
     def __init__(self, context: Context, stopping: Callable[[], bool]) -> None:
         self._context = context
         self._stopping = stopping
-        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._places = Places(AT_ONCE, "dry runs")
 
     def check(self, job: Job) -> Checked:
         """Raises what would fail the job in its first phase, and PayloadTooLarge, Overloaded or Unavailable."""
         _check_packages()
         self._bound(job)
-        if not self._places.acquire(blocking=False):
-            raise Overloaded(f"{AT_ONCE} dry runs are at work: ask again in a moment", retry_after=5)
-        try:
+        with self._places.one():
             return self._check(job, _deadline(self._stopping))
-        finally:
-            self._places.release()
 
     def _bound(self, job: Job) -> None:
         size = sum(self._context.files.get(file_id).bytes for file_id in job.files.values())

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, exists, func, select
 
 from services.orchestrator.context import Context
 from services.orchestrator.database import jobs, work_items
@@ -158,16 +158,19 @@ def _same_student(request: Mapping[str, Any], job: Job) -> bool:
 
 def _disk(context: Context, job: Job, runs: int) -> int | None:
     """Every trained model and the published copy, by what the same student took before; the data come on top."""
-    query = (
-        select(jobs.c.request, work_items.c.result)
-        .join(jobs, work_items.c.job_id == jobs.c.id)
-        .where(work_items.c.phase == "train", work_items.c.state == "done")
-        .where(jobs.c.request["model"].as_string() == job.model)
-        .order_by(work_items.c.seq.desc())
-        .limit(MODELS_LOOKED_AT)
+    trained = and_(work_items.c.phase == "train", work_items.c.state == "done")
+    earlier = (
+        select(jobs.c.id, jobs.c.request)
+        .where(exists().where(work_items.c.job_id == jobs.c.id, trained))
+        .order_by(jobs.c.seq.desc())
+        .limit(JOBS_LOOKED_AT)
     )
     with context.database.read() as sql:
-        models = [row.result["artifact"] for row in sql.execute(query) if _same_student(row.request, job)]
+        # Compared here: a database that looks into the JSON of every job fails at one that it cannot parse.
+        alike = [row.id for row in sql.execute(earlier) if _same_student(row.request, job)]
+        results = select(work_items.c.result).where(work_items.c.job_id.in_(alike), trained)
+        newest = results.order_by(work_items.c.seq.desc()).limit(MODELS_LOOKED_AT)
+        models = [result["artifact"] for result in sql.scalars(newest)]
     sizes = [context.artifacts.get(model).bytes for model in models if context.artifacts.exists(model)]
     if not sizes:
         return None

@@ -32,7 +32,7 @@ from services.orchestrator.jobs import (
 )
 from services.orchestrator.leases import LONGEST_PAUSE, end_items, give_up, item_of
 from services.orchestrator.store import add_event, insert_job, locked_job, write_job
-from understudy.errors import UnderstudyError
+from understudy.errors import Unavailable, UnderstudyError
 
 __all__ = ["Flow", "Next"]
 
@@ -46,7 +46,10 @@ class Next:
 
 
 Advance = Callable[[Job, list[Mapping[str, Any]]], tuple[Job, Next | None]]
-"""Takes a job that has just moved to its next phase and the results of the one before, in order. No side effects."""
+"""Takes a job that has just moved to its next phase and the results of the one before, in order.
+
+The job's row is locked and its move not committed yet: what it does beside that, it may do again.
+"""
 
 
 class Flow:
@@ -83,7 +86,7 @@ class Flow:
 
         `advance` may answer with the job in the phase that it was in, and more of that phase's items: its next round.
         `since` is when the phase began that the caller saw finished: a round that another process has begun meanwhile
-        began later. An error that `advance` raises fails the job.
+        began later. An error that `advance` raises fails the job, but Unavailable, which leaves all as it was.
         """
         now = self._clock() if since is None else max(self._clock(), math.nextafter(since, math.inf))
         seen = jobs.c.phase_started_at == since if since is not None else true()
@@ -96,9 +99,12 @@ class Flow:
             if sql.execute(move).rowcount != 1:
                 return None
             job = locked_job(sql, job_id)
+            job = job.model_copy(update={"paused_before_phase": job.paused_seconds})
             known = {*job.facts.cuts, *job.facts.findings}
             try:
                 job, coming = advance(job, _results(sql, job_id, phase))
+            except Unavailable:
+                raise  # all is as it was, and whoever finds the phase finished next tries again
             except UnderstudyError as error:
                 job, coming = job.to("failed", error=JobError.of(error), finished_at=int(now)), None
                 add_event(sql, job_id, Event(message=error.message, level="error"), now)
@@ -149,6 +155,11 @@ class Flow:
             away = self._clock() - job.paused_at if job.paused_at else 0.0
             job = job.to("queued", paused_at=None, paused_seconds=job.paused_seconds + max(0.0, away))
             write_job(sql, job)
+            # An earlier version could pause a job while one of its items ran on. Where that was the item's last attempt
+            # and its worker died, it waits with all of them used, and nobody could claim it.
+            spent = (work_items.c.state == "pending") & (work_items.c.attempts >= work_items.c.max_attempts)
+            one_more = update(work_items).where(work_items.c.job_id == job_id, spent)
+            sql.execute(one_more.values(attempts=work_items.c.max_attempts - 1))
             add_event(sql, job_id, Event(message="Job resumed"), self._clock())
         return job
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -140,7 +141,8 @@ class Estimate(Record):
 class Facts(Record):
     """What the phases found out, each field written once by the phase that it is named beside."""
 
-    began_at: float | None = None  # validate
+    began_at: float | None = None  # validate: earlier by the pauses before it, which `paused_seconds` counts
+    stood_for: Mapping[str, str] = {}  # the artifact behind each alias that the job names, as it was then
     dataset: str | None = None
     task: TaskSpec | None = None
     rows: Rows | None = None
@@ -181,6 +183,7 @@ class Job(Record):
     facts: Facts = Facts()
     paused_at: float | None = None
     paused_seconds: float = 0.0
+    paused_before_phase: float = 0.0  # of those, the seconds before the phase began
     error: JobError | None = None
     fine_tuned_model: str | None = None
     result_files: tuple[str, ...] = ()
@@ -248,9 +251,30 @@ class Job(Record):
         return f"method.{self.method}.{name}"
 
     @property
+    def named(self) -> tuple[str, ...]:
+        """The models that the job was given, any of which may be an alias; of a cut it is what is cut."""
+        student = parse_cut(self.model).base if is_cut(self.model) else self.model
+        return tuple(ref for ref in (student, self.distillation.teacher.model if self.distils else None) if ref)
+
+    def meant(self, ref: str) -> str:
+        """What a reference stands for in this job: an alias may move before the last arm begins.
+
+        The reference itself where it is none, and in a job that began before its aliases were kept.
+        """
+        if is_cut(ref):
+            cut = parse_cut(ref)
+            return str(replace(cut, base=self.meant(cut.base))) if cut.base else ref
+        return self.facts.stood_for.get(ref, ref)
+
+    @property
+    def teacher(self) -> str:
+        """The model that teaches; where it is fine-tuned first, the untrained one until then."""
+        return self.facts.teacher or self.meant(self.distillation.teacher.model)
+
+    @property
     def student(self) -> str:
         """The model to train. A cut that names no model is one of the teacher, as it is after its fine-tuning."""
-        return cut_from(self.model, self.facts.teacher) if self.facts.teacher else self.model
+        return self.meant(cut_from(self.model, self.facts.teacher) if self.facts.teacher else self.model)
 
     @property
     def cut_from_teacher(self) -> bool:
@@ -261,9 +285,8 @@ class Job(Record):
     def student_so_far(self) -> str:
         """What can be known of the student before its teacher is trained: a cut of the untrained one, or its family."""
         if not is_cut(self.model) or parse_cut(self.model).base:
-            return self.model
-        teacher = self.facts.teacher or self.distillation.teacher.model
-        return teacher if teacher.startswith(PREFIX) else cut_from(self.model, teacher)
+            return self.meant(self.model)
+        return self.teacher if self.teacher.startswith(PREFIX) else cut_from(self.model, self.teacher)
 
     @property
     def files(self) -> Mapping[str, str]:

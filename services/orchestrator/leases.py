@@ -36,10 +36,11 @@ class Leases:
         now = self._clock()
         waiting = and_(work_items.c.state == "pending", work_items.c.not_before <= now)
         abandoned = and_(work_items.c.state == "running", work_items.c.lease_until < now)
-        active = work_items.c.job_id.in_(select(jobs.c.id).where(jobs.c.status.in_(ACTIVE)))
+        job_id = select(work_items.c.job_id).where(work_items.c.id == item_id).scalar_subquery()
+        active = select(jobs.c.seq).where(jobs.c.id == job_id, jobs.c.status.in_(ACTIVE))
         claim = (
             update(work_items)
-            .where(work_items.c.id == item_id, or_(waiting, abandoned), active)
+            .where(work_items.c.id == item_id, or_(waiting, abandoned))
             .where(work_items.c.attempts < work_items.c.max_attempts)
             .values(
                 state="running",
@@ -52,11 +53,15 @@ class Leases:
             .returning(work_items)
         )
         with self._database.write() as sql:
+            # Whoever pauses or ends the job waits for this claim and then sees it, or is waited for and then seen. The
+            # job comes first and its items then, as everywhere; claims of one job share the lock.
+            if sql.scalar(active.with_for_update(read=True)) is None:
+                return None
             row = sql.execute(claim).one_or_none()
         if row is None:
             return None
-        # In a transaction of its own: whoever cancels locks the job first and its items then, never the other way. The
-        # claim holds whether or not the database is there for this as well: the end of the phase says it again.
+        # In a transaction of its own: of two claims that share the job's lock, neither could change the job. The claim
+        # holds whether or not the database is there for this as well: the end of the phase says it again.
         with suppress(DBAPIError):
             self._note_start(row.job_id)
         return item_of(row)
@@ -87,6 +92,10 @@ class Leases:
         """Extend the lease and show progress. Raises LeaseLost."""
         with self._database.write() as sql:
             _write_held(sql, item, lease_until=self._clock() + self._lease, completed=completed, total=total)
+
+    def keep(self, sql: Connection, item: Item) -> None:
+        """Have the item still be this worker's when this transaction is committed. Raises LeaseLost."""
+        _write_held(sql, item, lease_until=self._clock() + self._lease)
 
     def complete(self, item: Item, result: Mapping[str, Any], total: int) -> None:
         """Record the answer, once. Raises LeaseLost."""
@@ -124,6 +133,8 @@ class Leases:
             values |= {"state": "failed", "finished_at": now}
         with self._database.write() as sql:
             job = locked_job(sql, item.job_id)
+            if not job.active:  # an earlier version could pause it and let this run on: it is done again then
+                raise LeaseLost(f"job {job.id} is {job.status}: nobody works on it")
             _write_held(sql, item, **values)
             add_event(sql, item.job_id, _story(item, error, again, pause), now)
             if not again:

@@ -119,7 +119,9 @@ def finish(context: Context, job_id: str, phase: Phase) -> None:
             return job.model_copy(update={"phase": phase}), Next(STAGES[phase].queue, more)
         job = STAGES[phase].absorb(_started(job.with_facts(set_aside=lost) if lost else job), results)
         if following == "done":
-            return job.to("succeeded", finished_at=int(context.clock())), None
+            job = job.to("succeeded", finished_at=int(context.clock()))
+            publish.move_alias(context, job)  # before the commit, and the job's row is locked: `aliases` says why
+            return job, None
         return job, _items(job, context.settings)
 
     job = context.flow.finish(job_id, phase, following, advance, since=before.phase_started_at)

@@ -5,6 +5,7 @@ Checks that need a file's content, a model or a teacher are phases of the job.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -76,6 +77,7 @@ def job_of(request: JobRequest, now: float) -> Job:
     if request.integrations:
         raise InvalidRequest("no integration is offered here: leave integrations out", param="integrations")
     _check_model(request.model, "model")
+    _check_storable(request.model_dump())
     method = request.method or MethodRequest(type="supervised")
     spec, place = method.spec, f"method.{method.type}"
     chosen = {"seeds": _seeds(request, spec, place), "hyperparameters": _hyperparameters(request, spec, place)}
@@ -102,6 +104,26 @@ def job_of(request: JobRequest, now: float) -> Job:
     )
     check_alias(job.alias, param="suffix" if request.suffix else f"{place}.alias")
     return job
+
+
+def _check_storable(value: Any, param: str = "") -> None:
+    """Raise InvalidRequest for a text with NUL and for a number that is not finite, by its field.
+
+    JSON can say both (as `1e999`, the latter), and a database takes neither for JSON. They are refused here and not by
+    the models, which also read the jobs that are stored already.
+    """
+    if isinstance(value, dict):
+        for name, one in value.items():
+            if "\0" in name:
+                raise InvalidRequest("a name has no NUL character: take it out", param=param)
+            _check_storable(one, f"{param}.{name}" if param else name)
+    elif isinstance(value, list | tuple):
+        for index, one in enumerate(value):
+            _check_storable(one, f"{param}[{index}]")
+    elif isinstance(value, str) and "\0" in value:
+        raise InvalidRequest("a text has no NUL character: take it out", param=param)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRequest(f"a number is finite, not {value}: give one that is", param=param)
 
 
 def _seeds(request: JobRequest, spec: TrainingSpec, place: str) -> tuple[int, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from understudy.artifacts import ArtifactStore
 from understudy.errors import UnderstudyError
 
-__all__ = ["engines", "evaluate", "inspect", "measure", "train"]
+__all__ = ["engines", "evaluate", "inspect", "measure", "targets", "train"]
 
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -88,6 +89,40 @@ def measure(spec: Mapping[str, Any], _: Path, __: Emit) -> Mapping[str, Any]:
         except UnderstudyError as error:
             found[name] = {"problem": {"status": error.status, "body": error.body()}, "message": error.message}
     return {**found, "shared": _shared(spec["models"]["student"], spec["shared"], store)}
+
+
+def targets(spec: Mapping[str, Any], _: Path, __: Emit) -> Mapping[str, Any]:
+    """The `room` that each of `models` has for an answer, and the `excess`: the place of each of `rows` in which the
+    output or a choice takes more, with its tokens.
+
+    Where a model is new its tokenizer comes from the rows `train`. Nothing is in excess for a model that does not
+    write, nor for one that is not at hand: who trains or asks it says what is wrong with it.
+    """
+    from understudy.data.parquet import read_examples
+    from understudy.models.lengths import targets as run
+    from understudy.schemas import TaskSpec
+
+    rows, train = (read_examples(Path(spec[name])) for name in ("rows", "train"))
+    task, store = TaskSpec.model_validate(spec["task"]), ArtifactStore(spec["artifacts"])
+    answers = [
+        (place, field, text)
+        for place, row in enumerate(rows)
+        for field, texts in (("output", (row.output,)), ("choices", row.choices or ()))
+        for text in texts
+    ]
+    found: dict[str, Any] = {}
+    for name, ref in spec["models"].items():
+        excess: dict[int, dict[str, int]] = {}
+        room = None
+        with suppress(UnderstudyError):
+            measured = run(ref, [text for *_, text in answers], train, task, store)
+            room = measured.room
+            for (place, field, _text), tokens in zip(answers, measured.tokens, strict=True):
+                if room is not None and tokens > room:
+                    row = excess.setdefault(place, {})
+                    row[field] = max(tokens, row.get(field, 0))
+        found[name] = {"room": room, "excess": list(excess.items())}
+    return found
 
 
 def _shared(student: str, asked: Mapping[str, Any], store: ArtifactStore) -> float | None:

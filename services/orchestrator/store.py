@@ -19,7 +19,7 @@ from understudy.errors import Conflict, InvalidRequest, NotFound
 __all__ = ["FileRow", "FileStore", "JobStore", "StoredEvent", "add_event", "locked_job", "write_job"]
 
 _COLUMNS = {"id", "status", "phase", "phase_started_at", "created_at", "finished_at"}
-_OUTCOME = {"facts", "paused_at", "paused_seconds", "error", "fine_tuned_model", "result_files"}
+_OUTCOME = {"facts", "paused_at", "paused_seconds", "paused_before_phase", "error", "fine_tuned_model", "result_files"}
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class FileStore:
         self._database = database
 
     def add(self, file: FileRow, also: Callable[[Connection], None] = lambda _: None) -> FileRow:
-        """Keep a file's row, with whatever `also` writes; adding the same id again changes nothing."""
+        """Keep a file's row, with whatever `also` writes; adding the same id again does neither."""
         with self._database.write() as sql:
             if sql.scalar(select(files.c.id).where(files.c.id == file.id)) is None:
                 sql.execute(insert(files).values(**file.__dict__))
-            also(sql)
+                also(sql)
         return file
 
     def get(self, file_id: str, *, param: str | None = None) -> FileRow:
@@ -64,8 +64,11 @@ class FileStore:
     def page(
         self, after: str | None, limit: int, purpose: str | None = None, *, newest_first: bool = True
     ) -> tuple[list[FileRow], bool]:
+        """Raises InvalidRequest for a purpose that no file can have: PostgreSQL does not take a NUL."""
         query = select(files)
         if purpose is not None:
+            if not purpose.isprintable():
+                raise InvalidRequest("a purpose has printable characters only", param="purpose")
             query = query.where(files.c.purpose == purpose)
         with self._database.read() as sql:
             rows, more = _page(sql, query, files, after, limit, newest_first=newest_first)

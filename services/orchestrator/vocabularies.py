@@ -41,4 +41,4 @@ def question(job: Job, task: TaskSpec, train: Sequence[Example]) -> dict[str, An
     if not job.distils or task.kind != "generation" or by_name(job, fewer_rows=False) is not None:
         return {}
     rows = [row.model_dump(mode="json") for row in train[:ROWS]]
-    return {"teacher": job.distillation.teacher.model, "rows": rows, "task": task.model_dump(mode="json")}
+    return {"teacher": job.teacher, "rows": rows, "task": task.model_dump(mode="json")}

@@ -167,6 +167,9 @@ class JobObject(_Object):
     alias: str
     dataset: str | None
     teacher: str | None
+    stood_for: Annotated[
+        Mapping[str, str], Field(description="The artifact that each alias among the job's models named when it began")
+    ]
     report: str | None
     estimate: Estimate | None
     spent: Spent
@@ -254,6 +257,7 @@ def job_object(job: Job, tallies: Mapping[Phase, Tally], now: float | None = Non
         alias=job.alias,
         dataset=facts.dataset,
         teacher=facts.teacher,
+        stood_for=facts.stood_for,
         report=facts.report,
         trained_tokens=facts.trained_tokens if job.status in ENDED else None,
         estimate=facts.estimate,
@@ -332,7 +336,7 @@ def _phase(job: Job, phase: Phase, tally: Tally | None, now: float) -> PhaseProg
     state = _state(job, phase, tally)
     completed, total = (tally.completed, tally.expected) if tally else (0, 0)
     share = 1.0 if state == "done" else min(1.0, completed / total) if total else 0.0
-    elapsed = now - job.phase_started_at
+    elapsed = max(0.0, now - job.phase_started_at - (job.paused_seconds - job.paused_before_phase))
     return PhaseProgress(
         phase=phase,
         state=state,

@@ -50,6 +50,7 @@ def create_app(settings: Settings | None = None, store: ArtifactStore | None = N
         max_body=chosen.max_body_bytes,
         api_keys=chosen.keys,
         open_paths=open_inference.HEALTH,
+        acting=("/v1/models/", "/v2/models/"),  # asking for a model's facts loads it, and may put another one out
         metrics=metrics,
         cancel=True,
     )

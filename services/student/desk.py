@@ -83,7 +83,7 @@ class Desk:
             model = self._canary(name) or await self.models.get(name)
             with self.models.in_use(model):
                 predictions = await self._ask(model, request, inputs)
-        self._metrics.answered(model, predictions, explained=request.explain)
+        self._metrics.answered(model, predictions, asked=request.top_k if request.explain else 0)
         if name == self.settings.alias:
             self.shadow.copy(model, request, inputs, predictions)
         return Found(name, model, tuple(predictions))
@@ -114,6 +114,9 @@ class Desk:
     async def _ask(
         self, model: Served, request: PredictionRequest, inputs: Sequence[PredictionInput]
     ) -> list[Prediction]:
+        if request.template is not None:
+            # One that leaves no room for a text is refused here: a batch would fail by it, and each half of it again.
+            await asyncio.to_thread(model.counts, ["x"], request.template)
         closed = request.labels or model.task.labels
         lengths = model.lengths([one.input for one in inputs], request.template)
         costs = [

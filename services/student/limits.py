@@ -15,10 +15,14 @@ def check(request: PredictionRequest, inputs: Sequence[PredictionInput], setting
     """Raise PayloadTooLarge or InvalidRequest, which name the field, for what can be seen without a model."""
     if len(inputs) > settings.max_inputs:
         raise PayloadTooLarge(f"{len(inputs)} inputs in one request: at most {settings.max_inputs}", param="inputs")
-    characters = sum(len(one.input) for one in inputs)
+    # Every text is read in the template, and a batch that fails is tried in halves: with the labels again each time.
+    shared = len(request.template or "") + sum(map(len, request.labels or ()))
+    characters = len(inputs) * shared + sum(len(text) for one in inputs for text in (one.input, *(one.choices or ())))
     if characters > settings.max_request_chars:
         raise PayloadTooLarge(
-            f"inputs have {characters} characters together: at most {settings.max_request_chars}", param="inputs"
+            f"inputs have {characters} characters together, each with the template and its answers to choose from: at "
+            f"most {settings.max_request_chars}. Send fewer inputs, or a shorter template and fewer answers",
+            param="inputs",
         )
     for param, names in _candidates(request, inputs):
         if len(names) > settings.max_candidates:

@@ -31,14 +31,14 @@ class StudentMetrics:
                 "queue_examples": "Inputs that wait for the model or run",
                 "queue_tokens": "Their tokens, each counted once for every pass that it takes",
                 "models_loaded": "Models in memory",
-                "models_bytes": "Bytes of their parameters",
+                "models_bytes": "Bytes that they take, as max_model_bytes counts them",
             }.items()
         }
 
-    def answered(self, model: Served, predictions: Sequence[Prediction], *, explained: bool) -> None:
-        """Count the answers that a request got."""
+    def answered(self, model: Served, predictions: Sequence[Prediction], *, asked: int) -> None:
+        """Count the answers that a request got, and the words where it `asked` for some, so many for each answer."""
         for one in predictions:
-            model.record.add(one, explained=explained)
+            model.record.add(one, asked=asked)
 
     def follow(self, batcher: DynamicBatcher[PredictionInput, Prediction], models: Models, shadow: Shadow) -> None:
         """From now on the gauges show these."""

@@ -26,10 +26,8 @@ from understudy.artifacts import ArtifactStore
 from understudy.batching import ModelThread
 from understudy.drift import Profile
 from understudy.errors import ArtifactNotFound, ModelError, ModelNotFound, Overloaded, Unavailable, UnderstudyError
-from understudy.models.sizes import parameters
 from understudy.models.source import Source
-from understudy.serving.engines import load_engine
-from understudy.serving.published import read
+from understudy.serving.engines import least_bytes, load_engine
 
 __all__ = ["Models"]
 
@@ -217,13 +215,13 @@ class Models:
         return model
 
     def _fetch(self, artifact: str) -> tuple[Path, int]:
-        """The folder of a model whose bytes are right, and the least that its parameters can take in memory."""
+        """The folder of a model whose bytes are right, and the least that it can take in memory."""
         folder = self.store.folder(artifact)
         return folder, _least_bytes(folder, self.settings.engine) if self.settings.max_model_bytes else 0
 
     def _read(self, artifact: str, folder: Path) -> Served:
         engine = load_engine(folder, self.settings.device, artifact, engine=self.settings.engine)
-        engine.adapter.max_padded_tokens = self.settings.max_padded_tokens
+        engine.bound(self.settings.max_padded_tokens)
         tokenizer = Source.find(str(folder), None).tokenizer()
         info = engine.info()
         record = Record(info.task.labels if info.task else (), _profile(folder), self.settings.drift_window)
@@ -289,14 +287,9 @@ def _without_place(text: str, place: str, name: str) -> str:
 
 
 def _least_bytes(folder: Path, engine: str) -> int:
-    """What a model takes at the least, before it is known which engine will run it; 0 where its weights say nothing.
-
-    Those that are published in int8 may be run so, and all others are read in float32.
-    """
+    """What a model takes at the least, before it is known which engine will run it; 0 where its files say nothing."""
     try:
-        published = read(folder)
-        names = [one.name for one in published.published] if published else []
-        return parameters(folder) * (1 if engine != "hf" and any("int8" in name for name in names) else 4)
+        return least_bytes(folder, engine)
     except ModelError:
         return 0  # loading it will say what is wrong with it
 

@@ -37,15 +37,19 @@ class Record:
         self.words_found = self.words_dropped = self.truncated = 0
         self._known = frozenset(list(labels)[:_MOST_LABELS])
 
-    def add(self, one: Prediction, *, explained: bool) -> None:
-        """Count an answer; words are counted only where they were asked for."""
+    def add(self, one: Prediction, *, asked: int) -> None:
+        """Count an answer, and its words where some were `asked` for, so many at the most.
+
+        The window has those of requests for as many as the profile is of, which is what they are compared with.
+        """
         label = one.label if one.label in self._known else OTHER
-        found = len(one.words or ()) if explained else 0
+        found = len(one.words or ()) if asked else 0
         self.labels[label] += 1
         self.words_found += found
         self.words_dropped += one.dropped_words
         self.truncated += one.truncated > 0
-        self.window.append(_Seen(label, found, one.dropped_words))
+        alike = self.profile is None or self.profile.top_k in (None, asked)
+        self.window.append(_Seen(label, found, one.dropped_words) if alike else _Seen(label, 0, 0))
 
     @property
     def mix(self) -> dict[str, int]:
@@ -54,7 +58,7 @@ class Record:
 
     @property
     def words(self) -> dict[str, int]:
-        """The words named in the last answers, in the input and not in it."""
+        """The words named in the last answers that the profile can be compared with, in the input and not in it."""
         return {
             "found": sum(one.found for one in self.window),
             "dropped": sum(one.dropped for one in self.window),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from services.student.record import Record
@@ -19,8 +20,6 @@ __all__ = ["Pace", "Served"]
 
 _BYTES_A_TOKEN = 3
 """Bytes of UTF-8 in a token, about and rather too few: English has 4, most scripts of three bytes a letter 3."""
-
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(eq=False)
@@ -61,10 +60,10 @@ class Served:
     def artifact(self) -> str:
         return self.info.id
 
-    @property
+    @cached_property
     def bytes(self) -> int:
-        """Of its parameters."""
-        return self.info.parameters * _ITEM_BYTES.get(self.info.precision, 4)
+        """What its engine keeps in memory."""
+        return self.engine.bytes
 
     @property
     def reasons(self) -> Reasons:

@@ -49,7 +49,8 @@ class Settings(GuardedSettings):
     max_models: int = Field(default=2, ge=1)
     """Models kept in memory, the default alias's among them; one more is there while an alias moves."""
     max_model_bytes: int = Field(default=0, ge=0)
-    """Bytes of the parameters of all models in memory together; 0 is no bound."""
+    """Bytes of all models in memory together: of their parameters, or of the files of the engine that runs in their
+    place, or of both where that engine's reasons are computed by the reference. 0 is no bound."""
     refresh_seconds: float = Field(default=1.0, gt=0)
     """How often the aliases in use are looked up: a moved alias is noticed this much later at most."""
     retry_seconds: float = Field(default=10.0, ge=0)
@@ -72,7 +73,7 @@ class Settings(GuardedSettings):
     max_candidates: int = Field(default=1000, ge=2)
     """Labels, or choices of one input."""
     max_request_chars: int = Field(default=1_000_000, ge=1)
-    """Characters of one request, all inputs together."""
+    """Characters of one request, all inputs together, each with the template and the answers that it may choose."""
     max_request_work: int = Field(default=4_194_304, ge=1)
     """Tokens of one request, each counted once for every pass that it takes: a model that writes reads a text once for
     each answer that it may choose."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from services.teacher import limits
@@ -23,39 +24,54 @@ from understudy.schemas import (
     Attribution,
     AttributionExample,
     AttributionOptions,
-    ModelInfo,
     Prediction,
     PredictionInput,
 )
 
-__all__ = ["Answers", "Explained"]
+__all__ = ["Answers", "Explained", "Question"]
 
 _PLACE = re.compile(r"\bexamples\[\d+\]")
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(ABC):
     """What one pass can answer for many examples: a model and all options, which `key` is a hash of."""
 
     key: bytes
     work: Callable[[list[Any]], list[Any]] = field(compare=False)
+    model: Model = field(compare=False)
+    options: AttributionOptions = field(compare=False)
+
+    @abstractmethod
+    def cost(self, reading: limits.Reading, item: Any, length: int) -> int:
+        """Tokens that one item takes, counted once for every pass."""
+
+    def measure(self, items: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Tokens that each item takes, and its cost, counted on any thread. Raises what `Model.lengths` raises."""
+        model = self.model
+        lengths = model.lengths([one.input for one in items], self.options.template)
+        shared = model.adapter.max_padded_tokens if getattr(model.adapter, "reads_on", False) else 1
+        reading = limits.Reading(model.info, cache(model.answer_length), shared)
+        return lengths, [self.cost(reading, one, length) for one, length in zip(items, lengths, strict=True)]
+
+
+@dataclass(frozen=True)
+class Answered(Question):
+    """A question whose answers are predictions."""
+
+    def cost(self, reading: limits.Reading, item: PredictionInput, length: int) -> int:
+        return limits.answer_work(reading, item, self.options.labels, length)
 
 
 @dataclass(frozen=True)
 class Explained(Question):
     """A question whose answers are attributions; `contrast` where two answers are compared."""
 
-    model: ModelInfo = field(compare=False)
-    options: AttributionOptions = field(compare=False)
     method: Method = field(compare=False)
     contrast: bool = field(compare=False)
 
-    def costs(self, examples: Sequence[AttributionExample], lengths: Sequence[int]) -> list[int]:
-        """Tokens that each example takes, counted once for every pass."""
-        return [
-            limits.work(self.model, self.options, self.method, example, length, contrast=self.contrast)
-            for example, length in zip(examples, lengths, strict=True)
-        ]
+    def cost(self, reading: limits.Reading, item: AttributionExample, length: int) -> int:
+        return limits.work(reading, self.options, self.method, item, length, contrast=self.contrast)
 
 
 class Answers:
@@ -84,10 +100,20 @@ class Answers:
         return Explained(
             key=options_key(model.info.fingerprint, precision, options, settings_of(method)),
             work=partial(self._engine.explain, model, options),
-            model=model.info,
+            model=model,
             options=options,
             method=method,
             contrast=contrast,
+        )
+
+    def answered(self, model: Model, labels: tuple[str, ...] | None, template: str | None) -> Answered:
+        """What `predict` asks."""
+        options = AttributionOptions(labels=labels, template=template)
+        return Answered(
+            key=options_key(model.info.fingerprint, "answers", options, {}),
+            work=partial(self._engine.answer, model, labels, template),
+            model=model,
+            options=options,
         )
 
     def ask(
@@ -95,6 +121,7 @@ class Answers:
         question: Explained,
         examples: Sequence[AttributionExample],
         lengths: Sequence[int],
+        costs: Sequence[int],
         field: str,
         indices: Sequence[int],
     ) -> tuple[list[asyncio.Future[Attribution]], int]:
@@ -110,8 +137,8 @@ class Answers:
             if key not in known and key not in self._flights:
                 fresh.setdefault(key, i)
         asked = [examples[i] for i in fresh.values()]
-        taken = [lengths[i] for i in fresh.values()]
-        started = self.queue.submit(question, asked, taken, question.costs(asked, taken))
+        taken, paid = ([each[i] for i in fresh.values()] for each in (lengths, costs))
+        started = self.queue.submit(question, asked, taken, paid)
         for key, source in zip(fresh, started, strict=True):
             source.add_done_callback(partial(self._keep, key))
             self._flights.start(key, source)
@@ -124,18 +151,10 @@ class Answers:
         return waiters, hits
 
     async def predict(
-        self,
-        model: Model,
-        labels: tuple[str, ...] | None,
-        template: str | None,
-        inputs: Sequence[PredictionInput],
-        lengths: Sequence[int],
+        self, question: Answered, inputs: Sequence[PredictionInput], lengths: Sequence[int], costs: Sequence[int]
     ) -> list[Prediction]:
         """The model's answers alone, which are cheap and not kept."""
-        options = AttributionOptions(labels=labels, template=template)
-        key = options_key(model.info.fingerprint, "answers", options, {})
-        question = Question(key, partial(self._engine.answer, model, labels, template))
-        return list(await self.queue.run(question, inputs, lengths))
+        return await self.queue.run(question, inputs, lengths, costs)
 
     def _keep(self, key: bytes, source: asyncio.Future[Attribution]) -> None:
         if not source.cancelled() and source.exception() is None:

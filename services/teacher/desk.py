@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from services.teacher import limits
-from services.teacher.answers import Answers, Explained
+from services.teacher.answers import Answers, Explained, Question
 from services.teacher.engine import Engine, Model
 from services.teacher.metrics import TeacherMetrics
 from services.teacher.models import Models
@@ -73,9 +73,9 @@ class Desk:
         async with self._models.use(ref) as model:
             question = self._explained(model, request, request.examples)
             _check_targets(model, request, request.examples, "examples")
-            lengths = await self._lengths(model, request.examples, request.template)
-            limits.check_tokens("examples", lengths, question.costs(request.examples, lengths), self.settings)
-            waiters, cached = self._answers.ask(question, request.examples, lengths, "examples", range(len(lengths)))
+            taken = await self._measured(question, request.examples, "examples")
+            indices = range(len(request.examples))
+            waiters, cached = self._answers.ask(question, request.examples, *taken, "examples", indices)
             found = await all_of(waiters)
             head = _head(ref, model, request, question)
         results = tuple(_named(one, example.id) for one, example in zip(found, request.examples, strict=True))
@@ -98,10 +98,8 @@ class Desk:
         ref = self._meant(request.model)
         inputs = [PredictionInput(input=one) if isinstance(one, str) else one for one in request.inputs]
         async with self._models.use(ref) as model:
-            lengths = await self._lengths(model, inputs, request.template)
-            limits.check_tokens("inputs", lengths, lengths, self.settings)
             answer = self._with_words if request.explain else self._plain
-            predictions = await answer(model, request, inputs, lengths)
+            predictions = await answer(model, request, inputs)
         return PredictionResponse(
             model=ref, reasons="saliency" if request.explain else None, predictions=tuple(predictions)
         )
@@ -133,19 +131,21 @@ class Desk:
         await asyncio.to_thread(self._answers.queue.close)
 
     async def _with_words(
-        self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput], lengths: Sequence[int]
+        self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput]
     ) -> list[Prediction]:
         options = AttributionOptions(labels=request.labels, template=request.template, top_k=request.top_k)
         examples = [AttributionExample(id=one.id, input=one.input, choices=one.choices) for one in inputs]
         question = self._explained(model, options, examples)
-        waiters, _ = self._answers.ask(question, examples, lengths, "inputs", range(len(lengths)))
+        taken = await self._measured(question, examples, "inputs")
+        waiters, _ = self._answers.ask(question, examples, *taken, "inputs", range(len(examples)))
         found = await all_of(waiters)
         return [as_prediction(_named(one, example.id)) for one, example in zip(found, examples, strict=True)]
 
     async def _plain(
-        self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput], lengths: Sequence[int]
+        self, model: Model, request: PredictionRequest, inputs: Sequence[PredictionInput]
     ) -> list[Prediction]:
-        return await self._answers.predict(model, request.labels, request.template, inputs, lengths)
+        question = self._answers.answered(model, request.labels, request.template)
+        return await self._answers.predict(question, inputs, *await self._measured(question, inputs, "inputs"))
 
     def _meant(self, ref: str | None) -> str:
         """The reference that a request means: its own, or the default."""
@@ -158,13 +158,16 @@ class Desk:
     ) -> Explained:
         return self._answers.question(model, options, limits.check_method(options, self.settings), examples)
 
-    async def _lengths(
-        self, model: Model, items: Sequence[AttributionExample | PredictionInput], template: str | None
-    ) -> list[int]:
-        return await asyncio.to_thread(model.lengths, [one.input for one in items], template)
+    async def _measured(
+        self, question: Question, items: Sequence[AttributionExample | PredictionInput], field: str
+    ) -> tuple[list[int], list[int]]:
+        """The tokens of each item, and its cost. Raises PayloadTooLarge where they are too many together."""
+        lengths, costs = await asyncio.to_thread(question.measure, items)
+        limits.check_tokens(field, lengths, costs, self.settings)
+        return lengths, costs
 
     async def _lines(self, request: AttributionRequest) -> _Lines:
-        limits.check(request, self.settings, streamed=True)
+        limits.check(request, self.settings, chunk=STREAM_CHUNK)
         examples = request.examples
         compared(examples, request, [()] * len(examples), None)  # all of them are compared with another answer, or none
         ref = self._meant(request.model)
@@ -173,7 +176,7 @@ class Desk:
             # Those of one length come together, because they share passes with little padding.
             order = sorted(range(len(examples)), key=lambda i: len(examples[i].input), reverse=True)
             chunks = [order[start : start + STREAM_CHUNK] for start in range(0, len(order), STREAM_CHUNK)][::-1]
-            flying = await self._submit(model, question, examples, chunks.pop())
+            flying = await self._submit(question, examples, chunks.pop())
             failed = 0
             try:
                 yield _head(ref, model, request, question)
@@ -185,7 +188,7 @@ class Desk:
                         yield _line(index, waiter, examples[index].id)
                     try:
                         while chunks and len(flying) < STREAM_CHUNK:
-                            flying |= await self._submit(model, question, examples, chunks[-1])
+                            flying |= await self._submit(question, examples, chunks[-1])
                             chunks.pop()
                     except Overloaded:  # this request was accepted: it waits for room
                         if not flying:
@@ -196,12 +199,12 @@ class Desk:
         yield {"done": True, "completed": len(examples) - failed, "failed": failed}
 
     async def _submit(
-        self, model: Model, question: Explained, examples: Sequence[AttributionExample], indices: Sequence[int]
+        self, question: Explained, examples: Sequence[AttributionExample], indices: Sequence[int]
     ) -> dict[asyncio.Future[Attribution], int]:
         """The examples at these indices, and what each future is the answer to."""
         chosen = [examples[i] for i in indices]
-        lengths = await self._lengths(model, chosen, question.options.template)
-        waiters, _ = self._answers.ask(question, chosen, lengths, "examples", indices)
+        lengths, costs = await asyncio.to_thread(question.measure, chosen)
+        waiters, _ = self._answers.ask(question, chosen, lengths, costs, "examples", indices)
         return dict(zip(waiters, indices, strict=True))
 
 

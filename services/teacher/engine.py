@@ -66,7 +66,15 @@ class Model:
         Raises InvalidRequest for a template that is none, and ModelError for one that leaves no room for a text.
         """
         with self._measuring:
-            return self._meter.with_template(template).lengths(texts)
+            meter = self._meter.with_template(template)
+            if template is not None:
+                meter.lengths(["x"])  # one that leaves no room is found out before every text is read in it
+            return meter.lengths(texts)
+
+    def answer_length(self, answer: str) -> int:
+        """Tokens that an answer takes behind a text, counted on any thread."""
+        with self._measuring:
+            return self._meter.answer_length(answer)
 
 
 class Engine:
@@ -136,6 +144,7 @@ class Engine:
                 probability=answer.probability,
                 probabilities=answer.probabilities,
                 truncated=row.truncated,
+                unfinished=answer.unfinished,
             )
             for one, answer, row in zip(inputs, answers, adapter.tokenize(texts), strict=True)
         ]
@@ -153,6 +162,7 @@ def _info(ref: str, adapter: Adapter) -> ModelInfo:
         architecture=adapter.architecture,
         parameters=sum(parameter.numel() for parameter in adapter.model.parameters()),
         max_tokens=adapter.max_tokens,
+        answer_tokens=adapter.longest_answer,
         fingerprint=fingerprint(adapter),
         precision=adapter.precision,
         device=str(adapter.device),

@@ -28,10 +28,9 @@ PATIENCE = 60.0
 
 @dataclass(eq=False)
 class _Held:
-    """A model in memory, the names it was asked by, and how many requests need it now."""
+    """A model in memory, and how many requests need it now."""
 
     model: Model
-    names: set[str] = field(default_factory=set)
     users: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -54,10 +53,9 @@ class Models:
     def loaded(self) -> list[ModelInfo]:
         return [held.model.info for held in self._held.values()]
 
-    def is_loaded(self, ref: str) -> bool:
-        """True when the model that was asked by this name is in memory. Raises ModelNotFound where none is offered."""
-        self.engine.permit(ref)
-        return any(ref == key or ref in held.names for key, held in self._held.items())
+    def is_loaded(self, key: str) -> bool:
+        """True when the model of a place with this key is in memory."""
+        return key in self._held
 
     @asynccontextmanager
     async def use(self, ref: str) -> AsyncIterator[Model]:
@@ -99,20 +97,23 @@ class Models:
         while True:
             place = await asyncio.to_thread(self.engine.find, ref)
             held = self._held.get(place.key)
-            if held is not None and held.model.place == place:
-                held.names.add(ref)
+            if held is None or held.model.place != place:
+                if place not in self._loading:
+                    self._loading[place] = asyncio.create_task(self._load(place))
+                # One caller may leave, and the others still wait. They take it without another look-up: until they
+                # have it, nobody uses it, and it would be the first to make room for the next one.
+                held = await asyncio.shield(self._loading[place])
+            if self._held.get(place.key) is held:  # else it was unloaded meanwhile
                 self._held.move_to_end(place.key)
                 return held
-            if place not in self._loading:
-                self._loading[place] = asyncio.create_task(self._load(place))
-            # One caller may leave, and the others still wait. Another model may take the place of this one before
-            # this caller goes on: then it is loaded again.
-            await asyncio.shield(self._loading[place])
 
     async def _load(self, place: Place) -> _Held:
         try:
             async with self._changing:
-                if place.key in self._held:
+                there = self._held.get(place.key)
+                if there is not None and there.model.place == place:  # it was to make room, and stayed
+                    return there
+                if there is not None:
                     await self._put_out(place.key)  # it is another version of the same folder
                 size: int | None = await self._loader.run(self.engine.size, place)
                 await self._make_room(place, size or 0)
@@ -127,7 +128,10 @@ class Models:
         return held
 
     async def _make_room(self, place: Place, size: int) -> None:
-        """Put models out before the next one is loaded: a device rarely has room for one more than it may keep."""
+        """Put models out before the next one is loaded: a device rarely has room for one more than it may keep.
+
+        The one that was asked longest ago goes first, of those that nobody needs now, if there are any.
+        """
         settings = self.engine.settings
         most = settings.max_model_bytes
         if most and size > most:
@@ -137,7 +141,8 @@ class Models:
                 param="model",
             )
         while len(self._held) >= settings.max_models or (most and self._held and self.bytes + size > most):
-            await self._put_out(next(iter(self._held)))
+            idle = (key for key, held in self._held.items() if not held.users)
+            await self._put_out(next(idle, next(iter(self._held))))
 
     async def _put_out(self, key: str) -> None:
         """Take a model from the table, so that no new request gets it, and free it when the last one has ended."""

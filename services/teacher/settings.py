@@ -48,7 +48,8 @@ class Settings(GuardedSettings):
     max_queue_tokens: int = Field(default=4_194_304, ge=1)
     """The same in tokens, each counted once for every pass that its method makes."""
     max_padded_tokens: int = Field(default=2048, ge=1)
-    """Tokens of one pass through the model, padding counted: more is faster on an accelerator and takes memory."""
+    """Tokens of one pass through the model, answers and padding counted: more is faster on an accelerator and takes
+    memory. Where answers are long, a pass has fewer, so that the logits of their tokens keep within bounds."""
 
     max_examples: int = Field(default=256, ge=1)
     """Examples of one request."""
@@ -57,11 +58,12 @@ class Settings(GuardedSettings):
     max_candidates: int = Field(default=1000, ge=2)
     """Labels, or choices of one example."""
     max_request_chars: int = Field(default=4_000_000, ge=1)
-    """Characters of one request, all examples together."""
+    """Characters of one request, all examples together, each with the template and the answers that are named for it.
+    A streamed request has these once for each example that is under way."""
     max_request_tokens: int = Field(default=131_072, ge=1)
     """Tokens of one request, all examples together, as the model reads them. Streamed requests have no such bound."""
     max_request_work: int = Field(default=4_194_304, ge=1)
-    """The same, each token counted once for every pass that the method makes."""
+    """The same, each token counted once for every pass that the method makes, and those of the answers with them."""
     max_steps: int = Field(default=200, ge=1)
     """Steps or samples of a method that averages over many."""
     max_body_bytes: int = Field(default=32 * 1024**2, ge=1)

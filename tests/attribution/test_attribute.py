@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from understudy.attribution import attribute as module
-from understudy.attribution.attribute import attribute
+from understudy.attribution.attribute import as_prediction, attribute
 from understudy.attribution.methods import Saliency
 from understudy.errors import InvalidRequest, ModelError, UnknownName
 from understudy.models.base import Adapter, Batch
@@ -69,7 +69,16 @@ def test_the_predicted_answer_can_be_explained_instead(classifier: Adapter) -> N
 def test_an_open_task_is_answered_freely(seq2seq: Adapter) -> None:
     found = explain(seq2seq, [AttributionExample(input=SENTENCES[0])], target="predicted")[0]
     assert found.probabilities is None
-    assert found.explained == found.prediction == seq2seq.generate(SENTENCES[:1])[0][0]
+    (written,) = seq2seq.generate(SENTENCES[:1])
+    assert (found.explained, found.prediction, found.unfinished) == (written.text, written.text, written.unfinished)
+
+
+def test_an_answer_that_broke_off_is_told_apart(seq2seq: Adapter) -> None:
+    examples = [AttributionExample(input=SENTENCES[0], output="rain")]
+    (cut,) = explain(seq2seq.with_answer_tokens(2), examples, target="predicted")
+    assert cut.unfinished
+    assert as_prediction(cut).unfinished
+    assert not explain(seq2seq.with_answer_tokens(2), examples, target="gold", predict=False)[0].unfinished
 
 
 def test_choices_of_a_row_are_its_closed_set(causal: Adapter) -> None:
@@ -313,6 +322,60 @@ def test_batches_keep_to_the_token_budget(classifier: Adapter, working: Callable
     assert len(seen) > 3
     assert all(rows * width <= 100 or rows == 1 for rows, width in seen)
     assert sum(rows for rows, _ in seen) == len(EXAMPLES)
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rows": True},
+        {"against": "the plot"},
+        {"method": "integrated_gradients", "settings": {"n_steps": 6}},
+        {"method": "smooth_grad", "settings": {"n_samples": 6}},
+        {"method": "occlusion"},
+        {"method": "occlusion", "rows": True},
+    ],
+    ids=str,
+)
+def test_a_pass_has_no_more_logits_than_fit(
+    kind: str, options: dict[str, Any], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short texts with long answers: by its texts alone all of them would share a pass."""
+    adapter: Adapter = request.getfixturevalue(kind)
+    examples = [
+        AttributionExample(input=text[:20], output="the plot is thin " * long)
+        for long, text in enumerate(SENTENCES[:6], 1)
+    ]
+    expected = explain(adapter, examples, predict=False, **options)
+    table = adapter.model.get_output_embeddings()
+    longest = max(adapter.answer_length(example.output or "") for example in examples)
+    most = (longest + 10) * len(table.weight) * 3 // 2
+    monkeypatch.setattr("understudy.models.writer.MAX_LOGITS", most)
+    seen: list[int] = []
+    hook = table.register_forward_hook(lambda _, __, logits: seen.append(logits.numel()))
+    found = explain(adapter, examples, predict=False, **options)
+    hook.remove()
+    assert seen
+    assert max(seen) <= most
+    for one, other in zip(found, expected, strict=True):
+        assert scores(one) == pytest.approx(scores(other), rel=1e-4, abs=1e-5)
+        for row, same in zip(one.rows or (), other.rows or (), strict=True):
+            assert row.scores == pytest.approx(same.scores, rel=1e-4, abs=1e-5)
+
+
+def test_a_pass_is_planned_by_texts_and_answers(seq2seq: Adapter, working: Callable[[Work], None]) -> None:
+    seen: list[int] = []
+
+    def watching(adapter: Adapter, batch: Batch) -> Tensor:
+        seen.append(len(batch.ids) * (batch.ids.shape[1] + batch.labels.shape[1]))
+        return Saliency()(adapter, batch)
+
+    working(watching)
+    same = [AttributionExample(input="the plot", output="the plot is thin " * 5)] * 8
+    options = AttributionOptions(target="gold", predict=False)
+    attribute(seq2seq, same, options, max_padded_tokens=4 * len(seq2seq.tokenize(["the plot"])[0].ids))
+    assert len(seen) == len(same)  # by the texts alone there would be two passes
 
 
 def test_in_float32_a_batch_explains_as_one_by_one(classifier: Adapter, seq2seq: Adapter, causal: Adapter) -> None:

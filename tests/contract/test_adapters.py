@@ -307,7 +307,7 @@ def test_generation_is_greedy_and_its_probability_is_that_of_the_answer(
 ) -> None:
     adapter = adapters(name)
     together = adapter.generate(TEXTS, max_new_tokens=6)
-    for text, (answer, probability) in zip(TEXTS, together, strict=True):
+    for text, (answer, probability, _) in zip(TEXTS, together, strict=True):
         alone = adapter.generate([text], max_new_tokens=6)[0]
         assert alone[0] == answer
         assert alone[1] == pytest.approx(probability, rel=1e-9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,21 @@ def test_a_calibrated_model_shows_what_luck_would() -> None:
     assert honest.ece == pytest.approx(honest.ece_if_calibrated, abs=0.015)
     assert boasting.ece == pytest.approx(0.2, abs=0.03)
     assert boasting.ece_if_calibrated < 0.03
+
+
+def test_luck_is_the_same_however_many_draws_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities = np.random.default_rng(2).uniform(0.4, 1, 700).tolist()
+    found = calibration("student", probabilities, [True] * 700)
+    for at_once in (1, 3 * 700, 10**9):
+        monkeypatch.setattr("understudy.evaluation.calibration._AT_ONCE", at_once)
+        assert calibration("student", probabilities, [True] * 700) == found
+
+
+def test_memory_does_not_grow_with_the_test_split() -> None:
+    """All draws at once would take 5 kB a row: 100 MB here."""
+    probabilities = np.random.default_rng(3).uniform(0.4, 1, 20_000).tolist()
+    tracemalloc.start()
+    calibration("student", probabilities, [True] * 20_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 40e6

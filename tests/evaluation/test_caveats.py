@@ -68,6 +68,15 @@ def test_a_training_of_few_passes(cautions: Callable[..., str], make_spec: Calla
     assert said(200) == ""
 
 
+def test_rows_that_the_teacher_labelled_are_training_rows_too(
+    cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]
+) -> None:
+    arms = [one.model_copy(update={"steps": 200, "batch_size": 16}) for one in make_spec().arms]
+    taught = arms[1].model_copy(update={"teacher_labelled": 1000})
+    assert "seen about 1.6 to 3.2 times" in cautions(arms=(arms[0], taught))
+    assert "seen about" not in cautions(arms=(arms[0], taught.model_copy(update={"steps": 400})))
+
+
 def test_one_seed_and_two(cautions: Callable[..., str]) -> None:
     assert "One seed" in cautions(seeds=1)
     assert "2 seeds" in cautions(seeds=2)
@@ -82,9 +91,21 @@ def test_few_rows(cautions: Callable[..., str]) -> None:
 def test_a_fine_tuned_teacher(cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec]) -> None:
     assert "the same labels as the students" in cautions(finetuned=True)
     taught = make_spec().teacher.model_copy(update={"trained_rows": 3000})
-    assert "fine-tuned on 3,000 labelled rows and the students trained on 1,000" in cautions(
+    assert "fine-tuned on 3,000 labelled rows and the students trained on 1,000:" in cautions(
         finetuned=True, teacher=taught
     )
+
+
+@pytest.mark.parametrize("saw", [900, 3000])
+def test_a_teacher_of_other_rows_than_the_students(
+    cautions: Callable[..., str], make_spec: Callable[..., EvaluateSpec], saw: int
+) -> None:
+    """However many they are: a number of rows does not say which ones."""
+    elsewhere = make_spec().teacher.model_copy(update={"trained_rows": saw, "other_rows": True})
+    said = cautions(finetuned=True, teacher=elsewhere, cut_from_teacher=True)
+    assert f"fine-tuned on {saw:,} labelled rows and the students trained on 1,000 others" in said
+    assert f"layers that learned from {saw:,} labelled rows that no arm is trained on" in said
+    assert "same" not in said
 
 
 def test_students_cut_from_a_teacher_that_learned_from_the_same_rows(
@@ -110,6 +131,14 @@ def test_models_that_the_baseline_may_equal(cautions: Callable[..., str]) -> Non
     assert "The published student (80.0 %) is not shown to be better than the baseline, always 'rain' (78.0 %)" in said
     assert "The teacher" not in said
     assert "The teacher (90.0 %) is not shown to be better" in cautions(baseline=0.85)
+
+
+def test_answers_that_nobody_writes_to_their_end(cautions: Callable[..., str]) -> None:
+    said = cautions(cut=Cut(out_of_reach=12))
+    assert "12 of 2,000 test rows have an expected answer that is longer than the students write" in said
+    assert "3 of the teacher's 2,000 answers to the test rows are longer than it writes" in cautions(
+        cut=Cut(broke_off=3)
+    )
 
 
 def test_texts_that_are_longer_than_a_window(cautions: Callable[..., str]) -> None:

@@ -14,7 +14,7 @@ from understudy.errors import InvalidRequest, ModelNotFound
 from understudy.evaluation.report import Report
 from understudy.evaluation.run import ArmResult, EvaluateSpec, evaluate
 from understudy.evaluation.spec import MapFaithfulness, Searched
-from understudy.schemas import Example, Faithfulness, PredictionInput, TaskSpec
+from understudy.schemas import Example, Faithfulness, PredictionInput, PredictionRequest, TaskSpec
 from understudy.serving.hf import HFEngine
 from understudy.testing import SENTENCES, TARGETS, tiny_seq2seq
 
@@ -112,6 +112,7 @@ def test_the_parts_are_about_the_published_student(make_spec: MakeSpec, tmp_path
     )
     spec = make_spec(
         seeds=2,
+        top_k=2,
         validation={"rationale_gate": 0.9},
         searched=(Searched(recipe="finetune", validation_accuracy=0.5, steps=5, kept=True),),
         map_faithfulness=MapFaithfulness(method="saliency", found=(figures,), random=(figures,)),
@@ -142,7 +143,9 @@ def test_the_parts_are_about_the_published_student(make_spec: MakeSpec, tmp_path
         label: sum(counts[place] for counts in report.confusion.counts)
         for place, label in enumerate(report.confusion.labels)
     }
-    assert report.profile.words_found + report.profile.words_dropped > 0
+    asked = PredictionRequest(inputs=("a film",)).top_k  # and not the two of the job: requests are compared with it
+    assert (report.profile.words_found, report.profile.words_dropped) == (12 * asked, 0)
+    assert report.profile.top_k == asked
 
 
 @pytest.mark.parametrize(
@@ -232,6 +235,25 @@ def test_a_choice_task_is_answered_from_each_rows_choices(make_spec: MakeSpec, t
     assert all(one.given in one.input or one.given in ("music", "rain") for one in report.examples)
     assert report.comparisons == ()
     assert "there is no other" in report.published.why
+
+
+def test_expected_answers_that_the_student_does_not_write_to_their_end_are_counted(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec = make_spec()
+    outputs = ["rain " * 100, *["rain"] * (len(SENTENCES) - 1)]
+    rows = [Example(id=str(i), input=text, output=outputs[i]) for i, text in enumerate(SENTENCES)]
+    write_examples(spec.test, rows)
+    arm = spec.arms[0].model_copy(update={"model": tiny_seq2seq(tmp_path / "writer")})
+    said = [json.loads(line) for line in spec.teacher.predictions.read_text().splitlines()]
+    lines = [line | {"unfinished": i < 2} for i, line in enumerate(said)]
+    spec.teacher.predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = evaluate(
+        spec.model_copy(update={"task": TaskSpec(), "arms": (arm,), "annotated": ()}), tmp_path / "out", quiet
+    )
+    cautions = " ".join(report.caveats)
+    assert f"1 of {spec.rows.test:,} test rows have an expected answer that is longer" in cautions
+    assert f"2 of the teacher's {spec.rows.test:,} answers" in cautions
 
 
 def test_a_student_that_was_moved_away_is_reported_by_name(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -73,11 +73,37 @@ def test_honest_probabilities_are_left_alone() -> None:
 
 
 def test_rows_without_an_error_do_not_make_it_sure_of_everything() -> None:
-    rows = [{"a": 0.7, "b": 0.3}] * 50
-    found = fit_temperature(rows, ["a"] * 50)
-    assert found == pytest.approx(1 / 20)
-    wrong = fit_temperature(rows, ["b"] * 50)
+    """One right and one wrong row are imagined beside them: 61 of 62 are right at one confidence."""
+    rows = [{"a": 0.85, "b": 0.15}] * 60
+    found = fit_temperature(rows, ["a"] * 60)
+    assert found == pytest.approx(math.log(0.85 / 0.15) / math.log(61 / 1))
+    others = ["a"] * 98 + ["b"] * 2  # as it goes on where 98 % are right
+    after = [tempered(rows[0], found)] * 100
+    assert likelihood(after, others) < likelihood(rows[:1] * 100, others)
+    wrong = fit_temperature(rows, ["b"] * 60)  # a coin at the worst
     assert wrong == pytest.approx(20)
+
+
+@pytest.mark.parametrize(("count", "mistakes"), [(30, 2.1), (100, 2.0), (100, 2.88), (200, 0.055), (200, 8.0)])
+def test_honest_rows_that_happen_to_have_few_errors_are_left_alone(count: int, mistakes: float) -> None:
+    """The share of samples that are changed, summed up over how many errors there may be: 2.88 are the worst case."""
+    sure, changed = 1 - mistakes / count, 0.0
+    for errors in range(25):
+        likely = math.comb(count, errors) * (1 - sure) ** errors * sure ** (count - errors)
+        expected = ["b"] * errors + ["a"] * (count - errors)
+        changed += likely * (fit_temperature([{"a": sure, "b": 1 - sure}] * count, expected) is not None)
+    assert changed < 0.085
+
+
+def test_the_imagined_rows_change_nothing_by_themselves() -> None:
+    """A model that is as sure as it may be and never wrong: an imagined error would make it doubt without a reason."""
+    rows = [{"a": 0.999, "b": 0.001}] * 39 + [{"a": 1.0}]
+    assert fit_temperature(rows, ["a"] * 40) is None
+    assert fit_temperature([{"a": 1.0}] * 40, ["a"] * 40) is None
+    mixed = [{"a": 1.0}] * 40 + [{"a": 0.7, "b": 0.2, "c": 0.1}] * 40  # the median is of rows that leave a choice
+    found = fit_temperature(mixed, ["a"] * 80)
+    assert found is not None
+    assert 1 / 20 < found < 1
 
 
 def test_a_probability_of_nothing_and_answers_that_are_no_candidate() -> None:

@@ -209,6 +209,7 @@ def test_a_job_that_is_cancelled_while_a_teacher_works_for_it_frees_its_threads(
 
 @pytest.mark.slow
 def test_a_cancel_that_races_the_finish_gives_one_of_two_whole_ends(stand: Stand, rows: str) -> None:
+    stand.trainer()
     seen = set()
     for turn in range(3):
         job = stand.submit(rows)
@@ -218,6 +219,8 @@ def test_a_cancel_that_races_the_finish_gives_one_of_two_whole_ends(stand: Stand
         done = stand.check(job, rows, "cancelled" if cancelled else "succeeded")
         assert done.status in ENDED
         assert (done.fine_tuned_model is None) == cancelled
+        moved = {move.by for move in ArtifactStore(stand.settings.artifact_root).moves.history(done.alias)}
+        assert (job.id in moved) == (not cancelled)
         seen.add(done.status)
         assert not cancel(stand, job.id)  # and there it stays
         assert stand.get(job) == done

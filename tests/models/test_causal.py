@@ -168,7 +168,7 @@ def test_a_recurrent_decoder_is_given_whole_texts() -> None:
 
 
 def test_a_written_answer_has_the_probability_of_its_tokens(adapter: Adapter) -> None:
-    _, probability = adapter.generate(SENTENCES[:1], max_new_tokens=4)[0]
+    _, probability, _ = adapter.generate(SENTENCES[:1], max_new_tokens=4)[0]
     ids = torch.tensor([adapter.tokenizer(adapter.task.template.replace("{input}", SENTENCES[0]))["input_ids"]])
     total = 0.0
     for _ in range(4):
@@ -223,7 +223,7 @@ def test_what_was_written_fits_behind_the_text_it_answers(adapter: Adapter, temp
     narrow = adapter.with_template(template)
     narrow.max_tokens = window
     texts = [*SENTENCES, "", "a"]
-    answers = [answer for answer, _ in narrow.generate(texts)]
+    answers = [one.text for one in narrow.generate(texts)]
     assert any(answers)
     batch = narrow.encode(texts, answers)
     assert batch.ids.shape[1] + batch.labels.shape[1] <= window + max(map(len, batch.offsets))

@@ -11,10 +11,11 @@ import torch
 
 from understudy.attribution.attribute import attribute
 from understudy.errors import InvalidRequest, ModelError
+from understudy.models.base import ANSWER_TOKENS, Written
 from understudy.models.forms import FORMS, SEPARATORS, Form, compose, split
 from understudy.models.load import ModelCard, fingerprint, load_adapter, load_task, save
 from understudy.models.scratch import corpus, train_tokenizer
-from understudy.models.writer import MAX_ANSWER, Writer
+from understudy.models.writer import Writer
 from understudy.schemas import AttributionExample, AttributionOptions, TaskSpec
 from understudy.testing import LABELS, SENTENCES, TARGETS, tiny_causal, tiny_seq2seq
 
@@ -139,7 +140,7 @@ def greedy(adapter: Writer, text: str, begun: str) -> str:
             start = tokenizer(f"{prompt} {begun}" if begun else prompt)["input_ids"]
             step = lambda ids: adapter.model(input_ids=torch.tensor([ids])).logits[0, -1]  # noqa: E731
         ids = list(start)
-        for _ in range(MAX_ANSWER):
+        for _ in range(ANSWER_TOKENS):
             ids.append(int(step(ids).argmax()))
             if ids[-1] == tokenizer.eos_token_id:
                 break
@@ -163,11 +164,11 @@ def test_a_label_that_comes_first_is_scored_as_the_beginning_of_a_text(adapter: 
 def test_a_label_that_comes_last_is_scored_behind_the_reasons_that_were_written(adapter: Writer) -> None:
     student = adapter.with_form("rationale_then_label")
     for text, answer in zip(SENTENCES[:3], student.answers(SENTENCES[:3], [CHOICES] * 3), strict=True):
-        reasons, _ = answer.reasons or ("", 0)
+        reasons = (answer.reasons or Written("", 0)).text
         assert reasons == split("rationale_then_label", greedy(adapter, text, ""))[1]
         assert reasons
         # What was written can be other tokens when it is read again, and more of them than fit.
-        (target,) = student._targets(student.tokenize([text]), [CHOICES[:1]], [(reasons, 1.0)])[0]
+        (target,) = student._targets(student.tokenize([text]), [CHOICES[:1]], [Written(reasons, 1.0)])[0]
         begun = adapter.tokenizer.decode(target.ids[: target.given]).strip()
         assert begun.endswith(" answer:")
         assert reasons.startswith(begun.removesuffix(" answer:"))
@@ -187,7 +188,7 @@ def test_the_reasons_of_a_chosen_label_are_written_behind_it(adapter: Writer) ->
     texts = SENTENCES[:6]
     answers = student.answers(texts, [[LABELS[i % 3]] for i in range(6)])
     assert len({answer.text for answer in answers}) == 3
-    for text, answer, (reasons, probability) in zip(texts, answers, student.reasons(texts, answers), strict=True):
+    for text, answer, (reasons, probability, _) in zip(texts, answers, student.reasons(texts, answers), strict=True):
         assert reasons == greedy(adapter, text, f"{answer.text} because:")
         assert 0 < probability < 1
 
@@ -204,17 +205,84 @@ def test_an_answer_depends_on_its_own_input_only(adapter: Writer, form: Form, cl
         assert alone.text == together[i].text
         assert alone.probability == pytest.approx(together[i].probability, rel=1e-9)
         assert alone.probabilities == (together[i].probabilities and pytest.approx(together[i].probabilities, rel=1e-9))
-        assert student.reasons([text], [alone])[0] == (reasons[i][0], pytest.approx(reasons[i][1], rel=1e-9))
+        (again,) = student.reasons([text], [alone])
+        assert again == (reasons[i].text, pytest.approx(reasons[i].probability, rel=1e-9), reasons[i].unfinished)
 
 
 @pytest.mark.parametrize("form", WITH_REASONS)
 def test_an_open_answer_is_told_from_its_reasons(adapter: Writer, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     student = adapter.with_form(form)
-    written = (compose(form, "forty two", ["six", "seven"]), 0.25)
+    written = Written(compose(form, "forty two", ["six", "seven"]), 0.25)
     monkeypatch.setattr(student, "write", lambda encoded, *_, **__: [written] * len(encoded))
     (answer,) = student.answers(SENTENCES[:1])
-    assert (answer.text, answer.probability, answer.reasons) == ("forty two", 0.25, ("six seven", 0.25))
-    assert student.reasons(SENTENCES[:1], [answer]) == [("six seven", 0.25)]
+    assert (answer.text, answer.probability, answer.reasons) == ("forty two", 0.25, Written("six seven", 0.25))
+    assert student.reasons(SENTENCES[:1], [answer]) == [Written("six seven", 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("form", "written", "unfinished"),
+    [
+        ("label", "forty two", True),
+        ("label_then_rationale", "forty two", True),
+        ("label_then_rationale", "forty two because: six", False),
+        ("rationale_then_label", "six answer: forty", True),
+        ("rationale_then_label", "six seven", True),
+    ],
+)
+def test_an_answer_broke_off_where_it_was_the_last_thing_written(
+    adapter: Writer, form: Form, written: str, unfinished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = adapter.with_form(form)
+    for cut in (True, False):
+        monkeypatch.setattr(student, "write", lambda encoded, *_, cut=cut: [Written(written, 0.5, cut)] * len(encoded))
+        assert student.answers(SENTENCES[:1])[0].unfinished is (cut and unfinished)
+
+
+def test_a_model_writes_as_many_tokens_as_it_may_and_says_where_that_was_too_few(adapter: Writer) -> None:
+    assert adapter.answer_tokens == adapter.longest_answer == ANSWER_TOKENS
+    long, short = (adapter.with_answer_tokens(most).answers(SENTENCES) for most in (90, 5))
+    open_ones = [pair for pair in zip(long, short, strict=True) if pair[1].unfinished]
+    assert open_ones
+    for one, other in open_ones:
+        assert one.text.startswith(other.text)
+        assert one.probability < other.probability
+    free = [one.text for one, _ in open_ones if one.unfinished]
+    assert any(len(adapter.written_ids(text, ended=False)) > ANSWER_TOKENS for text in free)
+    assert adapter.with_answer_tokens(10_000).longest_answer <= adapter.max_tokens
+    prints = [fingerprint(adapter.with_answer_tokens(most)) for most in (ANSWER_TOKENS, 90)]
+    assert prints[0] == fingerprint(adapter) != prints[1]
+
+
+def test_an_answer_that_came_to_its_end_within_the_bound_is_finished(
+    adapter: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound counts the token that ends an answer."""
+    rows = adapter.tokenize(SENTENCES)
+    for row in rows:
+        ids, mask = adapter.stack([row])
+        written = adapter.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4)[0, -4:]
+        if int(written[3]) not in written[:3]:
+            break
+    monkeypatch.setattr(adapter.model.generation_config, "eos_token_id", int(written[3]))
+    assert [adapter.write([row], most)[0].unfinished for most in (3, 4, 9)] == [True, False, False]
+
+
+def test_what_may_be_written_counts_in_a_batch_where_it_is_much(adapter: Writer) -> None:
+    rows = adapter.tokenize(SENTENCES[:2])
+    read = [len(row.ids) for row in rows]
+    assert adapter._read_and_written(rows, 2 * ANSWER_TOKENS) == read
+    assert adapter._read_and_written(rows, 2 * ANSWER_TOKENS + 50) == [length + 50 for length in read]
+
+
+def test_a_target_fits_where_it_can_be_scored(adapter: Writer) -> None:
+    narrow = adapter.with_template("Q: {input} A:")
+    narrow.max_tokens = 40
+    words = next(n for n in range(1, 60) if not narrow.fits(" ".join(["rain"] * n)))
+    longest, too_long = (" ".join(["rain"] * n) for n in (words - 1, words))
+    assert narrow.log_likelihoods(SENTENCES[:1], [[longest]])[0][0] < 0
+    with pytest.raises(ModelError):
+        narrow.log_likelihoods(SENTENCES[:1], [[too_long]])
+    assert narrow.target_room < 40 if adapter.architecture == "causal" else narrow.target_room == 40
 
 
 @pytest.mark.parametrize("window", [16, 24, 40])

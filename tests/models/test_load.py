@@ -313,3 +313,16 @@ def test_tiny_models_are_the_same_every_time(tmp_path: Path) -> None:
     for maker in (tiny_classifier, tiny_seq2seq):
         one, other = (fingerprint(load_adapter(str(maker(tmp_path / maker.__name__ / name)))) for name in "ab")
         assert one == other
+
+
+def test_an_older_card_says_nothing_of_how_much_its_model_writes(
+    folder_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    adapter, card = load_adapter(str(folder_of("seq2seq"))), load_card(folder_of("seq2seq"))
+    assert card is not None
+    save(adapter.model, adapter.tokenizer, adapter.task, card.model_copy(update={"answer_tokens": 40}), tmp_path)
+    assert load_adapter(str(tmp_path)).answer_tokens == 40
+    said = json.loads((tmp_path / "card.json").read_text())
+    del said["answer_tokens"]
+    (tmp_path / "card.json").write_text(json.dumps(said))
+    assert load_adapter(str(tmp_path)).answer_tokens == 64

@@ -90,7 +90,7 @@ def test_likelihoods_and_answers_go_on_in_smaller_batches(adapter: Adapter) -> N
         assert found == pytest.approx(expected, rel=1e-9)
     if written:
         again = adapter.generate(SENTENCES, max_new_tokens=3)
-        assert [text for text, _ in again] == [text for text, _ in written]
+        assert [one.text for one in again] == [one.text for one in written]
     hook.remove()
     read(adapter).register_forward_pre_hook(out_of_memory_above(0), with_kwargs=True)
     with pytest.raises(ModelError, match="tokens do not fit into the device's memory"):

@@ -60,7 +60,7 @@ def test_candidates_are_split_over_passes_without_a_trace(adapter: Adapter, monk
 
 
 def test_a_written_answer_has_the_probability_of_its_tokens(adapter: Adapter) -> None:
-    answer, probability = adapter.generate(SENTENCES[:1], max_new_tokens=4)[0]
+    answer, probability, _ = adapter.generate(SENTENCES[:1], max_new_tokens=4)[0]
     ids = adapter.tokenizer(SENTENCES[0], return_tensors="pt")["input_ids"]
     decoder = torch.tensor([[adapter.model.config.decoder_start_token_id]])
     total = 0.0
@@ -107,8 +107,8 @@ def test_what_was_written_fits_the_window_it_is_explained_in(adapter: Adapter, w
     """64 tokens are written, of letters that are more tokens when they are read again, into the smallest windows."""
     narrow = adapter.with_task(adapter.task)
     narrow.max_tokens = window
-    answers = [answer for answer, _ in narrow.generate(SENTENCES)]
+    answers = [one.text for one in narrow.generate(SENTENCES)]
     assert any(answers)
     assert narrow.encode(SENTENCES, answers).labels.shape[1] <= window
-    free = [answer for answer, _ in adapter.generate(SENTENCES)]
+    free = [one.text for one in adapter.generate(SENTENCES)]
     assert any(len(adapter.tokenizer(answer)["input_ids"]) > window for answer in free)

@@ -160,6 +160,20 @@ def test_saliency_is_of_the_answer_that_the_engine_gave(pair: Callable[[str, str
         assert all(text[word.start : word.end] == word.text for word in other.words or ())
 
 
+@pytest.mark.parametrize("kind", ["gate", "closed"])
+def test_an_engine_counts_its_files_and_the_reference_that_it_keeps(
+    pair: Callable[[str, str], Pair], kind: str
+) -> None:
+    reference, engine = pair(kind, "int8")
+    folder = published.folder_of(Path(reference.adapter.tokenizer.name_or_path), f"{ENGINES[kind]}:int8")
+    assert reference.bytes == 4 * reference.parameters
+    beside = reference.bytes if kind == "closed" else 0
+    assert engine.bytes == sum(path.stat().st_size for path in folder.iterdir()) + beside
+    engine.bound(77)
+    passes = [one.adapter.max_padded_tokens for one in (engine, engine.reference) if one is not None]
+    assert passes == [77] * (2 if beside else 1)
+
+
 def test_what_is_written_and_its_probability_are_the_references(pair: Callable[[str, str], Pair]) -> None:
     reference, engine = pair("written", "float32")
     assert engine.reference is None
@@ -239,3 +253,20 @@ def test_engines_have_fingerprints_of_their_own(pair: Callable[[str, str], Pair]
     mine, theirs = engine.info(), reference.info()
     assert len({mine.fingerprint, theirs.fingerprint, other.info().fingerprint}) == 3
     assert (mine.parameters, mine.task, mine.max_tokens) == (theirs.parameters, theirs.task, theirs.max_tokens)
+
+
+def test_an_engine_writes_as_much_as_the_card_says_and_tells_where_that_was_too_little(tmp_path: Path) -> None:
+    found = {}
+    for most in (3, 90):
+        folder = pronounced(amend(tiny_seq2seq(tmp_path / str(most)), reasons="generated", answer_tokens=most))
+        amend(folder, explain_template="explain: {input}")
+        reference = HFEngine.load(folder)
+        export(folder, "ct2:float32")
+        engine = open_exported(folder, "ct2:float32", reference=reference)
+        assert engine.info().answer_tokens == reference.info().answer_tokens == min(most, 64)
+        found[most] = [one.predict(rows(), explain=False, top_k=1) for one in (reference, engine)]
+        assert [(one.label, one.unfinished) for one in found[most][0]] == [
+            (one.label, one.unfinished) for one in found[most][1]
+        ]
+    assert all(one.unfinished for one in found[3][1])
+    assert sum(len(one.label) for one in found[3][1]) < sum(len(one.label) for one in found[90][1])

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from understudy.errors import InvalidRequest, ModelError, ModelNotFound, UnknownName
+from understudy.models.base import Written
 from understudy.models.forms import Form
 from understudy.models.load import load_adapter
 from understudy.schemas import PredictionInput
@@ -151,13 +152,16 @@ def test_written_words_that_are_not_in_the_input_are_dropped_and_counted(engine:
     assert model.reasons == "generated"
 
 
-def test_a_student_that_writes_much_names_the_first_in_reading_order(engine: Get) -> None:
+@pytest.mark.parametrize(("top_k", "dropped"), [(3, 0), (5, 0), (6, 1)])
+def test_a_student_that_writes_much_names_the_first_and_loses_none_that_comes_later(
+    engine: Get, top_k: int, dropped: int
+) -> None:
     model = copy.copy(engine("written"))
     model.adapter = copy.copy(model.adapter)
-    model.adapter.generate = lambda texts, **_: [("thin but the acting is nowhere", 0.5)] * len(texts)
-    (found,) = model.predict(rows(model, SENTENCES[:1]), explain=True, top_k=3)
-    assert [word.text for word in found.words or ()] == ["thin", "but", "the"]
-    assert found.dropped_words == 1
+    model.adapter.generate = lambda texts, **_: [Written("thin but the acting is nowhere", 0.5)] * len(texts)
+    (found,) = model.predict(rows(model, SENTENCES[:1]), explain=True, top_k=top_k)
+    assert [word.text for word in found.words or ()] == ["thin", "but", "the", "acting", "is"][:top_k]
+    assert found.dropped_words == dropped
     assert {word.score for word in found.words or ()} == {0.5}
 
 
@@ -168,9 +172,10 @@ def test_words_come_from_the_text_that_has_the_label(engine: Get, form: Form, mo
     asked: list[tuple[int, list[str] | None]] = []
     label_first = form == "label_then_rationale"
 
-    def write(encoded: Sequence[object], *_: object, begun: list[str] | None = None) -> list[tuple[str, float]]:
+    def write(encoded: Sequence[object], *_: object, begun: list[str] | None = None) -> list[Written]:
         asked.append((len(encoded), begun))
-        return [("plot nowhere acting" if label_first else "plot nowhere acting answer: odd", 0.5)] * len(encoded)
+        text = "plot nowhere acting" if label_first else "plot nowhere acting answer: odd"
+        return [Written(text, 0.5)] * len(encoded)
 
     monkeypatch.setattr(model.adapter, "write", write)
     found = model.predict(rows(model, SENTENCES[:2]), explain=True, top_k=3)

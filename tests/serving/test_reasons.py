@@ -7,8 +7,8 @@ import pytest
 from understudy.serving.reasons import match_words
 
 
-def matched(text: str, written: str) -> tuple[list[tuple[int, str]], int]:
-    words, dropped = match_words(text, written, 0.5)
+def matched(text: str, written: str, most: int = 100) -> tuple[list[tuple[int, str]], int]:
+    words, dropped = match_words(text, written, 0.5, most)
     for word in words:
         assert text[word.start : word.end] == word.text
         assert word.score == 0.5
@@ -36,3 +36,19 @@ def test_written_words_become_spans_in_reading_order(
     text: str, written: str, words: list[tuple[int, str]], dropped: int
 ) -> None:
     assert matched(text, written) == (words, dropped)
+
+
+@pytest.mark.parametrize(
+    ("most", "words", "dropped"),
+    [
+        (1, ["cat"], 1),
+        (2, ["cat", "sat"], 2),
+        (3, ["cat", "sat", "mat"], 2),
+        (9, ["cat", "sat", "mat"], 3),
+    ],
+)
+def test_of_much_that_is_written_the_first_words_are_named_and_the_others_are_not_counted(
+    most: int, words: list[str], dropped: int
+) -> None:
+    found, lacking = matched("the cat sat on the mat", "dog cat bird sat mat fish", most)
+    assert ([word for _, word in found], lacking) == (words, dropped)

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from understudy.data.parquet import AnnotatedExample, write_annotated, write_examples
+from understudy.data.parquet import AnnotatedExample, read_examples, write_annotated, write_examples
 from understudy.errors import InvalidRequest, ModelNotFound
-from understudy.models.load import create, load_card, load_task
+from understudy.models.load import create, load_adapter, load_card, load_task
+from understudy.models.writer import Writer
 from understudy.schemas import Hyperparameters, LoraSpec, PredictionInput, TaskSpec
 from understudy.serving.hf import HFEngine
 from understudy.training.run import train
 from understudy.training.spec import TrainEvent, TrainSpec
+from understudy.training.validation import validate
 
 MakeSpec = Callable[..., TrainSpec]
 
@@ -131,6 +133,33 @@ def test_what_another_spec_left_is_neither_read_nor_continued(make_spec: MakeSpe
     assert weights(tmp_path / "shared") == weights(tmp_path / "alone")
 
 
+def test_a_file_that_holds_other_rows_now_is_another_training(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample]
+) -> None:
+    """The bench writes its files where the last ones were: the paths of a spec do not say what was trained on."""
+    train(make_spec(), tmp_path / "finished", quiet)
+    with pytest.raises(Interrupted):
+        train(make_spec(), tmp_path / "cut", interrupt_at(4))
+    spec = make_spec(rows=rows[:10])
+    assert train(spec, tmp_path / "finished", quiet).instances == 10
+    train(spec, tmp_path / "cut", quiet)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "finished"), "it went on from what other rows had made"
+    write_examples(spec.validation, [row.example for row in rows[:4]])
+    assert train(spec, tmp_path / "finished", quiet).validation_rows == 4
+
+
+def test_a_claim_that_does_not_tell_what_its_files_held_is_no_ones(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(steps=14)
+    train(spec, tmp_path / "whole", quiet)
+    with pytest.raises(Interrupted):
+        train(make_spec("finetune", steps=14, seed=1), tmp_path / "cut", interrupt_at(6))
+    (tmp_path / "cut" / "spec.json").write_text(spec.model_dump_json() + "\n")  # as claims were written before
+    steps: list[int] = []
+    train(spec, tmp_path / "cut", lambda event: steps.append(event.step))
+    assert steps[0] == 1
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
 def test_two_processes_do_not_train_into_one_folder_at_once(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec, out = make_spec(steps=6), tmp_path / "out"
     out.mkdir()
@@ -233,6 +262,40 @@ def test_an_open_task_is_validated_by_what_the_model_writes(make_spec: MakeSpec,
     hyper = Hyperparameters(n_epochs=1000, max_steps=200, batch_size=12, learning_rate_multiplier=1.5)
     spec = make_spec("finetune", "scratch:t5-1x32", task=TaskSpec(), hyperparameters=hyper)
     assert train(spec, tmp_path / "out", quiet).validation_accuracy > 0.9
+
+
+@pytest.mark.parametrize(("model", "pairs", "times", "most"), [(T5, 30, 2, 512), ("scratch:gpt2-1x16", 60, 3, 256)])
+def test_a_student_may_write_what_it_was_taught_and_a_quarter_more(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample], model: str, pairs: int, times: int, most: int
+) -> None:
+    """A decoder shares its window with the text, so that it may not reach what it was taught."""
+    task, longest = TaskSpec(), " ".join(["good", "bad"] * pairs)
+    bounds = {}
+    for name, output in (("short", "good"), ("long", longest), ("longest", " ".join([longest] * times))):
+        first = rows[0].model_copy(update={"example": rows[0].example.model_copy(update={"output": output})})
+        result = train(make_spec(model=model, task=task, rows=[first, *rows[1:]], steps=2), tmp_path / name, quiet)
+        card, adapter = load_card(result.model), load_adapter(str(result.model), device="cpu")
+        assert card is not None
+        assert isinstance(adapter, Writer)
+        bounds[name] = card.answer_tokens
+        assert card.answer_tokens == adapter.answer_tokens == adapter.longest_answer
+        assert adapter.reaches(output) is (name != "longest" or model == T5)
+        taken = len(adapter.written_ids(output, ended=True))
+    assert bounds["short"] == 64
+    assert bounds["long"] % 16 == 0
+    assert taken > bounds["long"] > 150
+    assert bounds["longest"] <= most
+
+
+def test_what_the_teacher_answered_at_too_great_length_is_no_label(
+    make_spec: MakeSpec, tmp_path: Path, rows: list[AnnotatedExample]
+) -> None:
+    unlabelled = tmp_path / "unlabelled.parquet"
+    said = rows[0].model_copy(update={"example": rows[0].example.model_copy(update={"output": "good " * 600})})
+    write_annotated(unlabelled, [said, *rows[1:4]])
+    spec = make_spec("teacher_labels", T5, task=TaskSpec(), unlabelled=(unlabelled,), steps=2)
+    result = train(spec, tmp_path / "out", quiet)
+    assert (result.teacher_labelled, result.unsure, result.too_long) == (3, 0, 1)
 
 
 def test_all_arms_take_the_same_steps_on_the_same_rows(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -338,9 +401,11 @@ def test_every_arm_is_judged_by_the_same_validation_rows(
 ) -> None:
     monkeypatch.setattr("understudy.training.validation.MAX_WRITTEN", 5)
     plain = train(make_spec("finetune", T5, steps=2), tmp_path / "plain", quiet)
-    writes = train(make_spec("rationale_then_label", T5, steps=2), tmp_path / "writes", quiet)
+    spec = make_spec("rationale_then_label", T5, steps=2)
+    writes = train(spec, tmp_path / "writes", quiet)
     assert writes.validation_rows == plain.validation_rows == 24
-    assert writes.validation_accuracy in [right / 24 for right in range(25)]
+    saved = validate(load_adapter(str(writes.model), device="cpu"), read_examples(spec.validation))
+    assert (writes.validation_accuracy, writes.validation_loss) == pytest.approx((saved.accuracy, saved.loss))
 
 
 def test_a_training_has_its_seconds_and_says_how_many_steps_they_were(make_spec: MakeSpec, tmp_path: Path) -> None:

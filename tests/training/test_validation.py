@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from understudy.errors import InvalidRequest
 from understudy.models.load import load_adapter
 from understudy.schemas import Example, TaskSpec
-from understudy.testing import SENTENCES, tiny_classifier, tiny_seq2seq
+from understudy.testing import SENTENCES, tiny_causal, tiny_classifier, tiny_seq2seq
 from understudy.training.validation import MAX_SCORED, MAX_WRITTEN, validate, validation_rows
 
 
@@ -43,7 +43,7 @@ def test_a_choice_is_among_the_rows_own(tmp_path: Path) -> None:
 
 def test_an_open_answer_is_what_the_model_writes(tmp_path: Path) -> None:
     adapter = load_adapter(str(tiny_seq2seq(tmp_path)), device="cpu", max_tokens=200)
-    written = [text for text, _ in adapter.generate(SENTENCES)]
+    written = [one.text for one in adapter.generate(SENTENCES)]
     rows = examples([f" {text.upper()}" if i % 3 else "something else" for i, text in enumerate(written)])
     found = validate(adapter, rows)
     assert found.accuracy == 8 / 12
@@ -69,3 +69,20 @@ def test_many_rows_are_capped_and_the_same_ones_are_kept() -> None:
 def test_an_empty_validation_split_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="validation split is empty"):
         validation_rows([], "classification")
+
+
+@pytest.mark.parametrize("tiny", [tiny_seq2seq, tiny_causal])
+def test_an_answer_that_does_not_fit_is_wrong_at_a_bounded_loss(tmp_path: Path, tiny: Callable[[Path], Path]) -> None:
+    adapter = load_adapter(str(tiny(tmp_path)), device="cpu")
+    rows = examples(["rain"] * 3)
+    long = rows[0].model_copy(update={"output": "rain " * 500})
+    plain, found = validate(adapter, rows), validate(adapter, [*rows, long])
+    assert found.accuracy == 0.75 * plain.accuracy
+    assert found.loss == pytest.approx((3 * plain.loss - math.log(1e-12)) / 4)
+    assert validate(adapter, [long]).loss == pytest.approx(-math.log(1e-12))
+
+
+def test_a_choice_that_does_not_fit_makes_its_row_wrong(tmp_path: Path) -> None:
+    adapter = load_adapter(str(tiny_seq2seq(tmp_path)), task=TaskSpec(kind="choice"), device="cpu")
+    rows = examples(["rain"] * 2, choices=("rain", "music " * 500))
+    assert validate(adapter, rows).accuracy == 0

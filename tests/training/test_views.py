@@ -348,10 +348,12 @@ def test_a_rationale_that_does_not_fit_leaves_its_row_to_train_the_label_alone(
 def test_words_that_leave_no_room_for_the_answer_are_not_written(
     adapter_for: MakeAdapter, rows: list[AnnotatedExample], form: str
 ) -> None:
-    adapter = adapter_for("seq2seq", max_tokens=14)
+    whole = [len(one.label.labels) for one in build(adapter_for("seq2seq", max_tokens=512), rows, form, top_k=100)]
+    window = sorted(whole)[len(whole) // 2]
+    adapter = adapter_for("seq2seq", max_tokens=window)
     found = build(adapter, rows, form, top_k=100)
     written = [decode(adapter, one.label.labels) for one in found]
-    assert {len(one.label.labels) <= 14 for one in found} == {True}
+    assert max(len(one.label.labels) for one in found) <= window < max(whole)
     alone = {compose(parse_recipe(form).form, label, []) for label in ("bad", "good")}
     assert any(text in alone for text in written)
     assert any(text not in alone for text in written)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from understudy.attribution.words import word_spans
 from understudy.batching import plan_batches
 from understudy.errors import InvalidRequest, ModelError
 from understudy.models.base import Adapter, Batch
+from understudy.models.embeddings import reads_embeddings
 from understudy.models.passes import out_of_memory
 from understudy.models.text import Encoded
 from understudy.schemas import (
@@ -105,6 +107,7 @@ def attribute(
             token_probabilities=expected[i],
             tokens=len(one.read.ids),
             truncated=one.read.truncated,
+            unfinished=answers is not None and answers[i].unfinished,
         )
         for i, one in enumerate(found)
     ]
@@ -130,6 +133,7 @@ def as_prediction(found: Attribution) -> Prediction:
         probabilities=found.probabilities,
         words=found.rationale,
         truncated=found.truncated,
+        unfinished=found.unfinished,
     )
 
 
@@ -158,6 +162,7 @@ class _Work:
 
     def batches(self, max_padded_tokens: int) -> Iterator[list[int]]:
         """Positions that share a pass: of similar length and, where each token has its row, with as many of them."""
+        lengths = self._lengths(max_padded_tokens)
         groups: dict[int, list[int]] = {}
         columns: dict[str, int] = {}
         for i, target in enumerate(self.targets):
@@ -166,12 +171,22 @@ class _Work:
                 columns[target] = alone.labels.shape[1]
             groups.setdefault(columns.get(target, 0), []).append(i)
         for group in groups.values():
-            for places in plan_batches([len(self.encoded[i].ids) for i in group], max_padded_tokens):
+            for places in plan_batches([lengths[i] for i in group], max_padded_tokens):
                 yield [group[place] for place in places]
+
+    def _lengths(self, max_padded_tokens: int) -> list[int]:
+        """What each example takes of a pass: its text, and the answers that are explained and compared."""
+        answers = [self.targets] if self.others is None else [self.targets, self.others]
+        known = {answer: self.adapter.answer_length(answer) for answer in {*chain(*answers)}}
+        return [
+            self.adapter.row_tokens(len(row.ids), sum(map(known.__getitem__, pair)), max_padded_tokens)
+            for row, *pair in zip(self.encoded, *answers, strict=True)
+        ]
 
     def explain(self, positions: Sequence[int]) -> Iterator[tuple[int, _Map]]:
         """The map of each position; a batch that does not fit into memory is halved."""
         batch = self._batch(positions)
+        self._check_embeddings(batch)
         try:
             found = self._maps(batch, positions)
         except torch.OutOfMemoryError:
@@ -187,6 +202,17 @@ class _Work:
         del batch
         yield from self.explain(positions[:half])
         yield from self.explain(positions[half:])
+
+    def _check_embeddings(self, batch: Batch) -> None:
+        """Raise ModelError for a model whose answer to embeddings is not its answer to the text."""
+        ids = batch.ids[:1, batch.mask[0].bool()]
+        if ids.shape[1] and not reads_embeddings(self.adapter.model, ids, self.adapter.embed(ids)):
+            kind = type(self.adapter.model).__name__
+            raise ModelError(
+                f"{kind} answers otherwise to the embeddings of a text than to the text: a map made at its embeddings "
+                "would explain another function. Explain with a model of another family",
+                param="model",
+            )
 
     def _batch(self, positions: Sequence[int]) -> Batch:
         batch = self.adapter.collate(

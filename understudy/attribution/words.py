@@ -8,7 +8,7 @@ for.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import regex
 
@@ -21,14 +21,15 @@ _WORDLIKE = regex.compile(r"[\p{L}\p{N}\p{Extended_Pictographic}\p{Regional_Indi
 _VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Cf}]")
 
 
-def word_spans(text: str, *, punctuation: bool = False) -> list[Span]:
-    """Start and end of every word, in reading order; they never overlap.
+def word_spans(text: str, *, punctuation: bool = False, most: int | None = None) -> list[Span]:
+    """Start and end of every word, or of the first `most`, in reading order; they never overlap.
 
     With `punctuation` every piece that is not white space (controls and invisible marks are) is a word too.
     """
     wanted = _VISIBLE if punctuation else _WORDLIKE
-    edges = [match.start() for match in _BOUNDARY.finditer(text)]
-    return [(start, end) for start, end in pairwise(edges) if wanted.search(text, start, end)]
+    edges = (match.start() for match in _BOUNDARY.finditer(text))
+    words = ((start, end) for start, end in pairwise(edges) if wanted.search(text, start, end))
+    return list(islice(words, most))
 
 
 def is_punctuation(word: str) -> bool:

@@ -23,6 +23,7 @@ from understudy.schemas import Attribution, Example, PredictionInput
 
 __all__ = [
     "AnnotatedExample",
+    "each_example",
     "read_annotated",
     "read_examples",
     "read_inputs",
@@ -92,6 +93,11 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
 def read_examples(*paths: Path) -> list[Example]:
     """Read shards in the order given. Raises ArtifactNotFound or ArtifactCorrupt, which name the shard."""
     return [row for path in paths for row in _read(path, _PLAIN, Example)]
+
+
+def each_example(path: Path) -> Iterator[Example]:
+    """The rows of one shard, few of them in memory at a time. Raises what `read_examples` does, when it comes to it."""
+    return _read(path, _PLAIN, Example)
 
 
 def write_inputs(path: Path, inputs: Iterable[PredictionInput]) -> int:

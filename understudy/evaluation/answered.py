@@ -18,7 +18,8 @@ __all__ = ["Answered", "accuracy", "by_recipe", "right_of", "share"]
 class Answered:
     """One student's answers in the order of the test rows; `probabilities` are those of the answers given.
 
-    `latency_ms` is 0 where it was not timed.
+    `out_of_reach` counts the expected answers that are longer than the student may write. `latency_ms` is 0 where it
+    was not timed.
     """
 
     arm: ArmResult
@@ -29,6 +30,7 @@ class Answered:
     parameters: int
     size_mb: float
     latency_ms: float
+    out_of_reach: int = 0
 
 
 def by_recipe(answered: Iterable[Answered]) -> dict[str, list[Answered]]:

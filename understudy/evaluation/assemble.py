@@ -52,13 +52,15 @@ class Explained:
     """The published student with its reasons.
 
     `shown` are its answers to the test rows at `places`, `words` the reasons that it names in the `sample` of the
-    `annotated` rows. `words_found` and `words_dropped` count those that it names in test rows, in the input and not.
+    `annotated` rows. `words_found` and `words_dropped` count those that it names in test rows, in the input and not,
+    where it is asked for `top_k` at most.
     """
 
     places: Sequence[int]
     shown: Sequence[Prediction]
     words_found: int
     words_dropped: int
+    top_k: int
     annotated: Sequence[AnnotatedExample]
     sample: Sequence[AnnotatedExample]
     words: Sequence[Sequence[Word]]
@@ -129,7 +131,7 @@ def assemble(
             comparisons,
             student=student,
             baseline=plain,
-            cut=_cut(explained.annotated, [one for seeds in runs.values() for one in seeds]),
+            cut=_cut(explained.annotated, [one for seeds in runs.values() for one in seeds], teacher or ()),
         ),
         examples=_examples(test, teacher, run, explained),
         curve=curve(answered, spec.rows.train),
@@ -146,6 +148,7 @@ def assemble(
             labels={label: run.given.count(label) for label in spec.task.labels or ()},
             words_found=explained.words_found,
             words_dropped=explained.words_dropped,
+            top_k=explained.top_k,
         ),
         cost=cost(spec.arms, arms, student, spec.teacher),
         manifest=_manifest(spec, answered),
@@ -159,11 +162,13 @@ def _baseline(spec: EvaluateSpec, test: Sequence[Example], annotated: Sequence[A
     return BaselineRow(description=what, accuracy=accuracy)
 
 
-def _cut(annotated: Iterable[AnnotatedExample], answered: Sequence[Answered]) -> Cut:
+def _cut(annotated: Iterable[AnnotatedExample], answered: Sequence[Answered], teacher: Sequence[Prediction]) -> Cut:
     return Cut(
         teacher=sum(row.attribution.truncated > 0 for row in annotated),
         training=max(one.arm.truncated for one in answered),
         test=max(one.truncated for one in answered),
+        out_of_reach=max(one.out_of_reach for one in answered),
+        broke_off=sum(one.unfinished for one in teacher),
     )
 
 

@@ -20,6 +20,7 @@ __all__ = ["calibration"]
 BINS = 10
 ROWS_PER_BIN = 20
 DRAWS = 500
+_AT_ONCE = 1_000_000  # answers drawn at once: bounds the memory on a large test split
 
 
 def calibration(
@@ -36,7 +37,6 @@ def calibration(
     order = np.argsort(confidence, kind="stable")
     confidence, correct = confidence[order], correct[order]
     parts = np.array_split(np.arange(len(order)), max(1, min(BINS, len(order) // ROWS_PER_BIN)))
-    drawn = np.random.default_rng(0).random((DRAWS, len(order))) < confidence  # (D, N)
     bins = []
     for part in parts:
         low, high = wilson(float(correct[part].sum()), len(part))
@@ -56,10 +56,21 @@ def calibration(
         confidence=float(confidence.mean()),
         accuracy=float(correct.mean()),
         ece=float(_error(confidence, correct[None], parts)[0]),
-        ece_if_calibrated=float(_error(confidence, drawn.astype(np.float64), parts).mean()),
+        ece_if_calibrated=_by_luck(confidence, parts),
         brier=float(((confidence - correct) ** 2).mean()),
         bins=tuple(bins),
     )
+
+
+def _by_luck(confidence: NDArray[np.float64], parts: Sequence[NDArray[np.intp]]) -> float:
+    """The mean error of DRAWS sets of answers drawn from the very probabilities; how many at once changes nothing."""
+    random = np.random.default_rng(0)
+    block = max(1, _AT_ONCE // len(confidence))
+    errors = []
+    for start in range(0, DRAWS, block):
+        drawn = random.random((min(block, DRAWS - start), len(confidence))) < confidence  # (D, N)
+        errors.append(_error(confidence, drawn.astype(np.float64), parts))
+    return float(np.concatenate(errors).mean())
 
 
 def _error(

@@ -23,11 +23,13 @@ MANY_REJECTED = 0.05
 
 @dataclass(frozen=True)
 class Cut:
-    """How many rows were too long for a model's window, so that it never read their end."""
+    """How many rows were too long for a model: it never read their end, or could not write it."""
 
     teacher: int = 0  # of the training rows, as it explained them
     training: int = 0  # of the training rows, as the students read them
     test: int = 0  # of the test rows, as the students read them
+    out_of_reach: int = 0  # of the test rows' expected answers, which a student may not write to their end
+    broke_off: int = 0  # of the teacher's answers to the test rows
 
 
 def caveats(
@@ -77,6 +79,16 @@ def _about_length(rows: RowCounts, cut: Cut) -> list[str]:
         found.append(
             f"The students read {cut.training:,} of {rows.train:,} training rows and {cut.test:,} of {rows.test:,} "
             "test rows only up to the end of their window: shorten the texts, or take a student with a longer one."
+        )
+    if cut.out_of_reach:
+        found.append(
+            f"{cut.out_of_reach:,} of {rows.test:,} test rows have an expected answer that is longer than the students "
+            "write, which goes by their longest training row: they cannot be right there."
+        )
+    if cut.broke_off:
+        found.append(
+            f"{cut.broke_off:,} of the teacher's {rows.test:,} answers to the test rows are longer than it writes, and "
+            "broke off: what whole ones were worth is not known."
         )
     return found
 
@@ -130,7 +142,12 @@ def _about_rows(rows: RowCounts, comparisons: Sequence[Comparison]) -> list[str]
 def _about_teacher(spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherRow) -> list[str]:
     found = []
     saw = (spec.teacher and spec.teacher.trained_rows) or spec.rows.train
-    if teacher.finetuned and saw > spec.rows.train:
+    if teacher.finetuned and _learned_elsewhere(spec):
+        found.append(
+            f"The teacher was fine-tuned on {saw:,} labelled rows and the students trained on {spec.rows.train:,} "
+            "others: what it teaches comes from labels that they were not shown."
+        )
+    elif teacher.finetuned and saw > spec.rows.train:
         found.append(
             f"The teacher was fine-tuned on {saw:,} labelled rows and the students trained on {spec.rows.train:,}: "
             "part of what it teaches is labels that they were not shown."
@@ -151,14 +168,21 @@ def _about_teacher(spec: EvaluateSpec, arms: Sequence[ArmRow], teacher: TeacherR
 
 
 def _about_cuts(spec: EvaluateSpec, saw: int) -> str:
-    """A baseline that begins with what another model learned from these very rows is no plain one."""
+    """A baseline that begins with what another model learned from labels of this task is no plain one."""
     fewer = saw > min([spec.rows.train, *(one.size for one in spec.arms if one.size is not None)])
     learned = f"all {saw:,} labelled rows, however few of them an arm is trained on" if fewer else "the same rows"
+    if _learned_elsewhere(spec):
+        learned = f"{saw:,} labelled rows that no arm is trained on"
     return (
         f"The students are cut from the fine-tuned teacher, so each arm, finetune too, begins with layers that learned "
         f"from {learned}: finetune is no neutral start here, and what a recipe adds to it may be less than it "
         "adds to a student that has never seen the task."
     )
+
+
+def _learned_elsewhere(spec: EvaluateSpec) -> bool:
+    """Whether the teacher's labelled rows are others than the students'."""
+    return spec.teacher is not None and spec.teacher.other_rows
 
 
 def _about_search(spec: EvaluateSpec) -> list[str]:
@@ -194,10 +218,12 @@ def _about_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
 def _about_training(spec: EvaluateSpec) -> list[str]:
     found = []
     arms = [one for one in spec.arms if one.size is None]
-    passes = min((one.steps * one.batch_size / spec.rows.train for one in arms if one.batch_size), default=ENOUGH)
-    if passes < ENOUGH:
+    read = [(one.steps * one.batch_size, spec.rows.train + one.teacher_labelled) for one in arms if one.batch_size]
+    passes = sorted(examples / rows for examples, rows in read)
+    if passes and passes[0] < ENOUGH:
+        times = " to ".join(dict.fromkeys(f"{one:.1f}" for one in (passes[0], passes[-1])))
         found.append(
-            f"Each training row was seen about {passes:.1f} times: a recipe that only learns faster looks better here "
+            f"Each training row was seen about {times} times: a recipe that only learns faster looks better here "
             f"than after longer training. Raise {'seconds' if spec.seconds_each else 'max_steps'} to see whether a "
             "difference lasts."
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from understudy.artifacts import ArtifactStore
+from understudy.artifacts import ArtifactStore, file_sha256
 from understudy.environment import Environment
 from understudy.errors import ArtifactCorrupt, ArtifactNotFound, InvalidRequest
 from understudy.schemas import TaskSpec
@@ -40,7 +40,7 @@ class FileRef(_Frozen):
     @classmethod
     def of(cls, path: Path, artifact: str | None = None) -> FileRef:
         """The file as it is now; raises OSError where there is none."""
-        return cls(artifact=artifact, path=path.name if artifact else str(path.resolve()), sha256=_sha256(path))
+        return cls(artifact=artifact, path=path.name if artifact else str(path.resolve()), sha256=file_sha256(path))
 
     def find(self, store: ArtifactStore | None) -> Path:
         """The file itself, once its content is that which was recorded.
@@ -54,7 +54,7 @@ class FileRef(_Frozen):
             place = store.folder(self.artifact) / self.path
         if not place.is_file():
             raise ArtifactNotFound(f"'{self}' is missing")
-        if (found := _sha256(place)) != self.sha256:
+        if (found := file_sha256(place)) != self.sha256:
             raise ArtifactCorrupt(f"'{self}' is not what was trained on: its SHA-256 is {found}, not {self.sha256}")
         return place
 
@@ -75,7 +75,8 @@ class Data(_Frozen):
 class TeacherRecord(_Frozen):
     """Who annotated. What it said is in the shards, so that no arm needs the teacher itself.
 
-    `reference` is an artifact id where it was fine-tuned; else a name, which may come to mean other weights.
+    `reference` is an artifact id where it was fine-tuned, or named by an alias; else a name, which may come to mean
+    other weights.
     """
 
     model: str
@@ -214,7 +215,7 @@ def settings_of(spec: TrainSpec, result: TrainResult) -> dict[str, Any]:
 def weights_of(files: Mapping[str, str] | Path) -> dict[str, str]:
     """The SHA-256 of a model's weight files by name: of an artifact's `files`, or of a folder."""
     if isinstance(files, Path):
-        return {path.name: _sha256(path) for path in sorted(files.glob("*.safetensors"))}
+        return {path.name: file_sha256(path) for path in sorted(files.glob("*.safetensors"))}
     return {name: digest for name, digest in sorted(files.items()) if name.endswith(".safetensors")}
 
 
@@ -229,8 +230,3 @@ def _key(arm: ArmRecord) -> tuple[str, int, int | None]:
 
 def _version(arm: ArmRecord) -> str:
     return arm.environment.versions.get("understudy", "of another version") if arm.environment else "of another version"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

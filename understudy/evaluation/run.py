@@ -28,7 +28,7 @@ from understudy.evaluation.page import render_html
 from understudy.evaluation.report import Machine, Report
 from understudy.evaluation.spec import ArmResult, EvaluateSpec, RowCounts, TeacherFacts
 from understudy.evaluation.temperature import fit_temperature, likelihood
-from understudy.schemas import Example, Prediction, PredictionInput
+from understudy.schemas import Example, Prediction, PredictionInput, PredictionRequest
 from understudy.serving.base import Engine
 from understudy.serving.hf import HFEngine
 
@@ -38,6 +38,8 @@ ANSWERS = "answers.jsonl"
 """The published student's answers to a sample of the annotated rows, beside the report."""
 
 _CHUNK = 256  # test rows between two words of progress
+_PROFILED: int = PredictionRequest.model_fields["top_k"].default
+"""Words that requests ask for unless they say otherwise: the profile is for comparing their answers with."""
 _WARM_UP, _TIMED_CALLS, _TIMED_SECONDS = 3, 50, 5.0
 
 
@@ -105,7 +107,13 @@ def _answer(spec: EvaluateSpec, arm: ArmResult, test: Sequence[Example], emit: C
         parameters=engine.info().parameters,
         size_mb=sum(path.stat().st_size for path in arm.model.glob("*.safetensors")) / 1e6,
         latency_ms=_latency(engine, test) if arm.size is None else 0.0,
+        out_of_reach=sum(not engine.adapter.reaches(one.output) for one in _written(spec, test)),
     )
+
+
+def _written(spec: EvaluateSpec, test: Sequence[Example]) -> Sequence[Example]:
+    """The test rows whose answers a student writes, and does not choose."""
+    return test if spec.task.kind == "generation" else ()
 
 
 def answers(engine: Engine, test: Sequence[Example], emit: Callable[[int], None]) -> list[Prediction]:
@@ -127,11 +135,11 @@ def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered, kept: P
     annotated = read_annotated(*spec.annotated) if spec.annotated else []
     rows = sample(annotated)
 
-    def ask(examples: Sequence[Example]) -> list[Prediction]:
-        return engine.predict([_input(one) for one in examples], explain=True, top_k=spec.top_k)
+    def ask(examples: Sequence[Example], top_k: int = spec.top_k) -> list[Prediction]:
+        return engine.predict([_input(one) for one in examples], explain=True, top_k=top_k)
 
     places = drawn(test, run.right)
-    profiled = ask(sorted(test, key=draw)[:SAMPLE])
+    profiled = ask(sorted(test, key=draw)[:SAMPLE], _PROFILED)
     said = ask([row.example for row in rows])
     place_of = {row.example.id: place for place, row in enumerate(annotated)}
     lines = [json.dumps({"place": place_of[str(one.id)], **one.model_dump(mode="json")}) + "\n" for one in said]
@@ -142,6 +150,7 @@ def _explain(spec: EvaluateSpec, test: Sequence[Example], run: Answered, kept: P
         shown=ask([test[place] for place in places]),
         words_found=sum(len(one.words or ()) for one in profiled),
         words_dropped=sum(one.dropped_words for one in profiled),
+        top_k=_PROFILED,
         annotated=annotated,
         sample=rows,
         words=[one.words or () for one in said],

@@ -48,7 +48,8 @@ class ArmResult(_Frozen):
 class TeacherFacts(_Frozen):
     """`predictions` are JSON lines of `schemas.Prediction`, one for each test row, in its order.
 
-    `trained_rows` is how many rows it was fine-tuned on, where that is known and may differ from the students'.
+    `trained_rows` is how many rows it was fine-tuned on, where that is known and may differ from the students';
+    `other_rows`: none of them is one that a student was trained on.
     `training_seconds` is what its fine-tuning took; `annotation_seconds` and `annotation_tokens` what its maps did.
     """
 
@@ -58,6 +59,7 @@ class TeacherFacts(_Frozen):
     predictions: Path
     latency_ms: float | None = None
     trained_rows: int | None = None
+    other_rows: bool = False
     training_seconds: float | None = None
     annotation_seconds: float | None = None
     annotation_tokens: int | None = None

@@ -21,7 +21,7 @@ FEWEST = 30
 Numbers = NDArray[np.float64]
 
 _BEYOND_CHANCE = 3.841  # the 95 % point of chi-squared with one degree of freedom (Wilks 1938)
-_MOST = 20.0  # a temperature stays between 1 / 20 and 20: of rows without a single error any lower one is better still
+_MOST = 20.0  # a temperature stays between 1 / 20 and 20: of rows that are all wrong any higher one is better still
 _LEAST_LOG = math.log(1e-300)  # a probability of 0 is one that was too small for its format
 _STEPS = 60  # of bisection: far below what a double can tell apart
 
@@ -30,23 +30,23 @@ def fit_temperature(rows: Sequence[Mapping[str, float]], expected: Sequence[str]
     """The temperature that makes the expected answers likeliest, of each row's probabilities over its candidates.
 
     Rows whose expected answer is none of their candidates are left out. None where fewer than 30 are left, or where
-    the best temperature makes them likelier than 1 does by no more than chance would (a likelihood-ratio test at 5 %):
-    fitted to noise, it would make honest probabilities worse. The likelihood is concave in 1 / temperature, so that
-    its one maximum is where the slope changes its sign.
+    it makes them likelier than 1 does by no more than chance would (a likelihood-ratio test at 5 %, which is up to 8 %
+    where few errors are expected): fitted to noise, it would make honest probabilities worse. The likelihood is concave
+    in 1 / temperature, so that its one maximum is where the slope changes its sign.
+
+    Of rows without an error any lower temperature is better still, and no test is one at a maximum that lies beyond
+    all bounds: probabilities as sure as that cost a lot at the first error. So where the rows ask for less than 1, two
+    imagined ones are fitted beside them, one right and one wrong. Of n right rows of one confidence that makes
+    (n + 1) / (n + 2), Platt's target (1999). What chance would give is asked of the real rows alone. A temperature
+    above 1 needs no such guard: the worst that it can do is to say that all candidates are alike.
     """
     kept = [(row, answer) for row, answer in zip(rows, expected, strict=True) if answer in row]
     if len(kept) < FEWEST:
         return None
     logs = _padded([row for row, _ in kept])  # (N, C)
     expected_logs = np.array([_log(row[answer]) for row, answer in kept])  # (N,)
-    low, high = 1 / _MOST, _MOST  # of 1 / temperature
-    for _ in range(_STEPS):
-        middle = math.sqrt(low * high)
-        if _slope(logs, expected_logs, middle) > 0:
-            low = middle
-        else:
-            high = middle
-    sharpness = math.sqrt(low * high)
+    surer = _slope(logs, expected_logs, 1) > 0
+    sharpness = _sharpness(*(_beside_imagined(logs, expected_logs) if surer else (logs, expected_logs)))
     gain = _mean_log(logs, expected_logs, sharpness) - _mean_log(logs, expected_logs, 1)
     return 1 / sharpness if 2 * len(kept) * gain > _BEYOND_CHANCE else None
 
@@ -55,6 +55,29 @@ def likelihood(rows: Sequence[Mapping[str, float]], expected: Sequence[str]) -> 
     """The mean negative log-probability of the expected answers, in nats, of rows that have them as a candidate."""
     losses = [-_log(row[answer]) for row, answer in zip(rows, expected, strict=True) if answer in row]
     return float(np.mean(losses)) if losses else 0.0
+
+
+def _sharpness(logs: Numbers, expected: Numbers) -> float:
+    """The 1 / temperature that makes the expected answers likeliest: (N, C), (N,) -> one number."""
+    low, high = 1 / _MOST, _MOST
+    for _ in range(_STEPS):
+        middle = math.sqrt(low * high)
+        if _slope(logs, expected, middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(low * high)
+
+
+def _beside_imagined(logs: Numbers, expected: Numbers) -> tuple[Numbers, Numbers]:
+    """The rows, and two imagined ones with the candidates of the row of median confidence: (N, C), (N,) -> two more.
+
+    One of them is right, of the other the second likeliest candidate is.
+    """
+    ranked = np.sort(logs, axis=1)[:, ::-1]  # (N, C), the likeliest first
+    ranked = ranked[ranked[:, 1] > -np.inf]  # a row with one candidate is always right
+    median = ranked[np.argsort(ranked[:, 0])[len(ranked) // 2]]  # (C,)
+    return np.vstack([logs, median, median]), np.append(expected, median[:2])
 
 
 def _mean_log(logs: Numbers, expected: Numbers, sharpness: float) -> float:

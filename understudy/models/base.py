@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -21,12 +21,23 @@ from understudy.models.forms import Form
 from understudy.models.text import Encoded, Template, tokenize
 from understudy.schemas import TaskSpec, TokenProbabilities
 
-__all__ = ["Adapter", "Answer", "Batch", "Written", "likeliest"]
+__all__ = ["ANSWER_TOKENS", "Adapter", "Answer", "Batch", "Written", "likeliest"]
 
+ANSWER_TOKENS = 64
+"""New tokens of an answer, where no training has said how long answers are."""
 
 Span = tuple[int, int]
-Written = tuple[str, float]
-"""A text that a model wrote, and its probability: the product over its tokens."""
+
+
+class Written(NamedTuple):
+    """A text that a model wrote, and its probability: the product over its tokens.
+
+    `unfinished`: the most tokens that it may write were there before the one that ends a text.
+    """
+
+    text: str
+    probability: float
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,13 +81,14 @@ class Answer:
     """A model's answer to one text; `probabilities` over the label set or the row's choices, None for open tasks.
 
     An open answer's `probability` is that of all that was written. `reasons` is what the model wrote beside its answer,
-    with the probability of all that it wrote; None where it was not asked to write.
+    with the probability of all that it wrote; None where it was not asked to write. `unfinished`: the answer broke off.
     """
 
     text: str
     probability: float
     probabilities: dict[str, float] | None = None
     reasons: Written | None = None
+    unfinished: bool = False
 
 
 class Adapter(ABC):
@@ -89,6 +101,7 @@ class Adapter(ABC):
     max_padded_tokens: int = 2048  # of one pass, wherever nobody else says how many; set it where a device takes more
     form: Form = "label"
     temperature: float = 1.0  # of probabilities over candidates: above 1 the model is less sure than its logits say
+    answer_tokens: int = ANSWER_TOKENS  # the most that it writes for an answer
 
     def __init__(self, model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -132,6 +145,12 @@ class Adapter(ABC):
         """The same model, less sure of its answers the higher the temperature is. Shares the weights."""
         other = copy.copy(self)
         other.temperature = temperature
+        return other
+
+    def with_answer_tokens(self, most: int) -> Self:
+        """The same model, which writes answers of so many tokens at most. Shares the weights."""
+        other = copy.copy(self)
+        other.answer_tokens = most
         return other
 
     def with_template(self, template: str | None) -> Self:
@@ -213,6 +232,19 @@ class Adapter(ABC):
 
         return explained
 
+    def answer_length(self, answer: str) -> int:  # noqa: ARG002
+        """Tokens of an answer that a pass reads beside the text: none of a classifier, to which it is a number."""
+        return 0
+
+    def row_tokens(self, text: int, answer: int, budget: int) -> int:  # noqa: ARG002
+        """What a row takes of a pass's `budget` of tokens, by the tokens of its text and of the answers explained."""
+        return text
+
+    def rows_of_a_pass(self, batch: Batch) -> int:
+        """How many rows such as a batch's longest share a pass."""
+        budget, answer = self.max_padded_tokens, sum(labels.shape[1] for labels in batch.rows[1:])
+        return max(1, budget // self.row_tokens(batch.ids.shape[1], answer, budget))
+
     @abstractmethod
     def attention(self, batch: Batch) -> Attention | None:
         """Where the model looks when it is asked for the batch's labels; None where it has no attention weights."""
@@ -257,13 +289,32 @@ class Adapter(ABC):
             param="token_probabilities",
         )
 
+    @property
+    def longest_answer(self) -> int | None:
+        """The most tokens of an answer, the one that ends it among them; None for a model that does not write."""
+        return None
+
+    @property
+    def target_room(self) -> int | None:
+        """The most tokens of a target, the one that ends it among them; None for a model that does not write."""
+        return None
+
+    def fits(self, target: str) -> bool:  # noqa: ARG002
+        """Whether a text can be taught and scored as a target; a label of a model that does not write takes no room."""
+        return True
+
+    def reaches(self, answer: str) -> bool:  # noqa: ARG002
+        """Whether the model may write an answer to its end; one that does not write picks it."""
+        return True
+
     @abstractmethod
     def generate(
-        self, texts: Sequence[str], max_new_tokens: int = 64, template: str | None = None
-    ) -> list[tuple[str, float]]:
+        self, texts: Sequence[str], max_new_tokens: int | None = None, template: str | None = None
+    ) -> list[Written]:
         """Greedy answers with their probability (product over the answer's tokens).
 
-        `template` replaces the task's for this call. Raises ModelError for a model that cannot write (a classifier).
+        They have `answer_tokens` at most, or as many as are asked for. `template` replaces the task's for this call.
+        Raises ModelError for a model that cannot write (a classifier).
         An answer that would not fit into the window as a target is cut, so that each answer can be explained.
         """
 
@@ -296,7 +347,7 @@ class Adapter(ABC):
 
     def _compose(self, texts: Sequence[str]) -> list[Answer]:
         """Answers in the model's own words."""
-        return [Answer(*written) for written in self.generate(texts)]
+        return [Answer(one.text, one.probability, unfinished=one.unfinished) for one in self.generate(texts)]
 
 
 def likeliest(names: Sequence[str], likelihoods: Sequence[float], temperature: float = 1.0) -> Answer:

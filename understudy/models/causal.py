@@ -24,6 +24,7 @@ from understudy.models.base import Batch, Written
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
+    broke_off,
     path_probabilities,
     target_logits,
 )
@@ -33,7 +34,7 @@ from understudy.models.text import Encoded, Template, bounded_target, clean, fit
 from understudy.models.writer import Read, T, Target, Writer
 from understudy.schemas import TaskSpec
 
-__all__ = ["CausalAdapter", "prompt_template", "target_ids"]
+__all__ = ["CausalAdapter", "prompt_template", "target_ids", "target_room"]
 
 _ANCHOR = "a"
 """A target is tokenised behind it and without it: a SentencePiece tokenizer adds its own space at a text's start."""
@@ -57,6 +58,12 @@ def target_ids(tokenizer: Any, template: str, target: str, *, ended: bool = Fals
     spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
     ends = [] if not ended or tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     return [*(token for token, (_, end) in spans if end > len(before)), *ends]
+
+
+def target_room(tokenizer: Any, template: str, max_tokens: int) -> int:
+    """The most tokens of a target with its end, in a window that also holds the template and one token of the text."""
+    around = tokenize(tokenizer, prompt_template(template), [""], max_tokens)[0]
+    return max_tokens - len(around.ids) - 1
 
 
 class CausalAdapter(Writer):
@@ -150,6 +157,10 @@ class CausalAdapter(Writer):
         """Half the window, and what leaves one token of the text and the token that ends an answer."""
         return min(self.max_tokens // 2, self.max_tokens - row.fixed - 2)
 
+    @property
+    def target_room(self) -> int:
+        return target_room(self.tokenizer, self.task.template, self.max_tokens)
+
     def written_ids(self, text: str, *, ended: bool) -> list[int]:
         return target_ids(self.tokenizer, self.task.template, text, ended=ended)
 
@@ -220,12 +231,11 @@ class CausalAdapter(Writer):
             answers = written[:, ids.shape[1] :]
             found = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
             chances = path_probabilities(greedy.steps, answers, self.end_ids)
-            return [
-                (self._fitting(text.strip(), rows[i]), chance)
-                for i, text, chance in zip(positions, found, chances, strict=True)
-            ]
+            cut = broke_off(answers, self.end_ids)
+            every = map(Written, found, chances, cut)
+            return [self._fitting(one, rows[i]) for i, one in zip(positions, every, strict=True)]
 
-        return in_batches([len(row.ids) for row in rows], self.max_padded_tokens, write)
+        return in_batches(self._read_and_written(rows, max_new_tokens), self.max_padded_tokens, write)
 
     def _begun(self, prompt: Encoded, begin: list[int]) -> Encoded:
         """The prompt with the beginning of an answer behind it."""
@@ -245,8 +255,10 @@ class CausalAdapter(Writer):
         accepted = {name: value for name, value in extra.items() if name in self._accepted}
         return self.model(**inputs, attention_mask=whole, **accepted).logits[:, -keep:-1]
 
-    def _fitting(self, answer: str, prompt: Encoded) -> str:
-        return fitting(answer, lambda text: len(self.written_ids(text, ended=False)), self.room(prompt))
+    def _fitting(self, answer: Written, prompt: Encoded) -> Written:
+        said = answer.text.strip()
+        text = fitting(said, lambda text: len(self.written_ids(text, ended=False)), self.room(prompt))
+        return Written(text, answer.probability, answer.unfinished or text != said)
 
     def _explained(self, target: str) -> list[int]:
         """The tokens that say the answer; a blank one, which has none, is explained by the token that ends it."""

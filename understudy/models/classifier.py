@@ -14,7 +14,7 @@ from torch import Tensor
 
 from understudy.errors import ModelError
 from understudy.models.attention import Attention, head_means, with_attention
-from understudy.models.base import Adapter, Batch
+from understudy.models.base import Adapter, Batch, Written
 from understudy.models.likelihood import target_logits
 from understudy.models.passes import in_batches
 from understudy.models.text import Encoded, pad
@@ -121,7 +121,7 @@ class ClassifierAdapter(Adapter):
         layers = head_means(outputs, "attentions")
         return Attention(layers, self._pooling(outputs, batch.mask).unsqueeze(1)) if layers else None
 
-    def generate(self, *_: Any, **__: Any) -> list[tuple[str, float]]:
+    def generate(self, *_: Any, **__: Any) -> list[Written]:
         raise ModelError("a classifier cannot write: give labels, or choices for each row", param="model")
 
     def with_task(self, task: TaskSpec) -> ClassifierAdapter:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from understudy.models.base import Adapter
+from understudy.models.base import ANSWER_TOKENS, Adapter
 
 __all__ = ["fingerprint"]
 
@@ -17,7 +17,8 @@ _HASHES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def fingerprint(adapter: Adapter) -> str:
-    """A hash over weights, tokenizer, configuration, template, labels, window, temperature and the form of the answers.
+    """A hash over weights, tokenizer, configuration, template, labels, window, temperature, and the answers' form and
+    length.
 
     The weights are read once for each model in memory: whoever trains on after asking must save and load first.
     """
@@ -28,6 +29,8 @@ def fingerprint(adapter: Adapter) -> str:
         parts.append(adapter.form)
     if adapter.temperature != 1:
         parts.append(f"temperature {adapter.temperature!r}")
+    if adapter.answer_tokens != ANSWER_TOKENS:
+        parts.append(f"answers {adapter.answer_tokens}")
     return hashlib.sha256("\n".join(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """What can be told of a model's tokens before it is trained or loaded: its own tokenizer, its own window, no weights.
 
-How long texts are for it, which may differ by a few tokens from what a training reads where an architecture puts words
-of its own around the text; and whether two models cut an answer into the same tokens.
+How long texts and targets are for it, which may differ by a few tokens from what a training reads where an
+architecture puts words of its own around the text; and whether two models cut an answer into the same tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from understudy.artifacts import ArtifactStore
-from understudy.models.causal import target_ids
+from understudy.models.causal import target_ids, target_room
 from understudy.models.cut import layer_counts, named_ids
 from understudy.models.load import load_card, window
 from understudy.models.names import base_of, is_cut, parse_cut
@@ -24,7 +24,10 @@ from understudy.models.text import Template, tokenize
 from understudy.models.vocabulary import trim_for
 from understudy.schemas import Example, TaskSpec
 
-__all__ = ["Lengths", "measure", "shared_answers"]
+__all__ = ["Lengths", "Targets", "measure", "shared_answers", "targets"]
+
+AROUND = 16
+"""Tokens of a target's room that recipes may take: for a form's separator, for the prefix of one of two tasks."""
 
 
 class Lengths(BaseModel):
@@ -38,6 +41,18 @@ class Lengths(BaseModel):
     tokens: int
     longest: int
     truncated: int
+
+
+class Targets(BaseModel):
+    """How many `tokens` each of some texts takes as a target, its end among them, and for how many there is `room`.
+
+    None for a model that does not write: its answers take no tokens.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    room: int | None
+    tokens: tuple[int, ...]
 
 
 def measure(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactStore | None = None) -> Lengths:
@@ -58,6 +73,23 @@ def measure(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactSt
     )
 
 
+def targets(
+    ref: str, texts: Sequence[str], rows: Sequence[Example], task: TaskSpec, store: ArtifactStore | None = None
+) -> Targets:
+    """Tokenise texts as the model `ref` would write them, trained on the rows where it is new.
+
+    Raises as `measure` does.
+    """
+    kind, tokenizer, bound = _reader(ref, rows, task, store)
+    if kind == "classifier":
+        return Targets(room=None, tokens=(0,) * len(texts))
+    room = target_room(tokenizer, task.template, bound) if kind == "causal" else bound
+    return Targets(
+        room=max(0, room - AROUND),
+        tokens=tuple(len(_written(kind, tokenizer, text, task)) for text in texts),
+    )
+
+
 def shared_answers(
     one: str, other: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactStore | None = None
 ) -> float:
@@ -73,13 +105,14 @@ def _answers(kind: str, tokenizer: Any, rows: Sequence[Example], task: TaskSpec)
     """Each row's output in the pieces of the model's vocabulary; none for a model that does not write."""
     if kind == "classifier":
         return []
-    ids = (
-        decoder_ids(tokenizer, row.output)
-        if kind == "seq2seq"
-        else target_ids(tokenizer, task.template, row.output, ended=True)
-        for row in rows
-    )
-    return [tokenizer.convert_ids_to_tokens(row) for row in ids]
+    return [tokenizer.convert_ids_to_tokens(_written(kind, tokenizer, row.output, task)) for row in rows]
+
+
+def _written(kind: str, tokenizer: Any, target: str, task: TaskSpec) -> list[int]:
+    """A target's tokens, with the one that ends it."""
+    if kind == "seq2seq":
+        return decoder_ids(tokenizer, target)
+    return target_ids(tokenizer, task.template, target, ended=True)
 
 
 def _reader(ref: str, rows: Sequence[Example], task: TaskSpec, store: ArtifactStore | None) -> tuple[str, Any, int]:

@@ -11,6 +11,7 @@ from transformers import LogitsProcessor
 __all__ = [
     "IGNORE",
     "GreedySteps",
+    "broke_off",
     "counted",
     "likeliest_tokens",
     "path_probabilities",
@@ -73,6 +74,12 @@ def path_probabilities(steps: Sequence[Tensor], written: Tensor, ends: Collectio
         total += step.masked_fill(~open_, 0)
         open_ &= ~torch.isin(ids, stops)
     return [float(value) for value in total.exp()]
+
+
+def broke_off(written: Tensor, ends: Collection[int]) -> list[bool]:
+    """Whether each written row (B, S) has none of the tokens that end a text."""
+    found: list[bool] = (~torch.isin(written, torch.tensor(sorted(ends), device=written.device)).any(-1)).tolist()
+    return found
 
 
 def _picked(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTraine
 
 from understudy.artifacts import ArtifactStore
 from understudy.errors import InvalidRequest, ModelError, ModelNotFound
-from understudy.models.base import Adapter
+from understudy.models.base import ANSWER_TOKENS, Adapter
 from understudy.models.causal import CausalAdapter
 from understudy.models.classifier import ClassifierAdapter
 from understudy.models.cut import cut_model, named_ids
@@ -40,6 +40,7 @@ __all__ = [
     "adapter_class",
     "architecture",
     "architecture_of",
+    "as_trained",
     "create",
     "fingerprint",
     "load_adapter",
@@ -64,7 +65,8 @@ _ADAPTERS: dict[str, type[Adapter]] = {
 class ModelCard(BaseModel):
     """Where a model of ours comes from and how it is asked for reasons: `card.json` beside its weights.
 
-    `temperature` was fitted when it was published, so that its probabilities say how often it is right.
+    `answer_tokens` bounds what it writes, by the targets that it was trained on. `temperature` was fitted when it was
+    published, so that its probabilities say how often it is right.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -77,6 +79,7 @@ class ModelCard(BaseModel):
     explain_template: str | None = None
     top_k: int = 5
     max_tokens: int = DEFAULT_WINDOW
+    answer_tokens: int = Field(default=ANSWER_TOKENS, ge=1)
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     validation: dict[str, Any] = {}
 
@@ -118,7 +121,13 @@ def load_adapter(
     card = load_card(folder)
     asked = max_tokens or (card.max_tokens if card else None)
     adapter = adapt(model, tokenizer, task or load_task(folder) or _default_task(kind, config), asked)
-    return adapter.with_form(card.form).with_temperature(card.temperature) if card else adapter
+    return as_trained(adapter, card) if card else adapter
+
+
+def as_trained(adapter: Adapter, card: ModelCard) -> Adapter:
+    """The model asked as its card says. Shares the weights."""
+    adapter = adapter.with_form(card.form).with_temperature(card.temperature)
+    return adapter.with_answer_tokens(card.answer_tokens)
 
 
 def adapt(model: Any, tokenizer: Any, task: TaskSpec, max_tokens: int | None = None) -> Adapter:

@@ -18,9 +18,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from understudy.models.attention import Attention, head_means, with_attention
 from understudy.models.base import Batch, Written
+from understudy.models.embeddings import embed
 from understudy.models.likelihood import (
     IGNORE,
     GreedySteps,
+    broke_off,
     path_probabilities,
     target_logits,
 )
@@ -73,7 +75,7 @@ class Seq2SeqAdapter(Writer):
         )
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.model.get_encoder().get_input_embeddings()(ids)
+        return embed(self.model, ids)
 
     def token_scores(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         return self._decoded(self._states(embeds, mask), mask, labels)
@@ -130,6 +132,10 @@ class Seq2SeqAdapter(Writer):
 
     def room(self, row: Encoded) -> int:  # noqa: ARG002
         """The window: the decoder has its own."""
+        return self.max_tokens
+
+    @property
+    def target_room(self) -> int:
         return self.max_tokens
 
     def written_ids(self, text: str, *, ended: bool) -> list[int]:
@@ -233,9 +239,10 @@ class Seq2SeqAdapter(Writer):
             answers = written[:, begin.shape[1] :]
             found = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
             chances = path_probabilities(greedy.steps, answers, self.end_ids)
-            return [(self._fitting(text.strip()), chance) for text, chance in zip(found, chances, strict=True)]
+            cut = broke_off(answers, self.end_ids)
+            return [self._fitting(Written(*one)) for one in zip(found, chances, cut, strict=True)]
 
-        return in_batches([len(row.ids) for row in encoded], self.max_padded_tokens, write)
+        return in_batches(self._read_and_written(encoded, max_new_tokens), self.max_padded_tokens, write)
 
     def _decoder_start(self, begins: Sequence[list[int]]) -> Tensor:
         """What the decoder has read before its first step: its start token and the beginning, (B, 1 + S)."""
@@ -257,8 +264,10 @@ class Seq2SeqAdapter(Writer):
     def _ids(self, target: str) -> list[int]:
         return decoder_ids(self.tokenizer, target)
 
-    def _fitting(self, answer: str) -> str:
-        return fitting(answer, lambda text: len(self._ids(text)), self.max_tokens)
+    def _fitting(self, answer: Written) -> Written:
+        said = answer.text.strip()
+        text = fitting(said, lambda text: len(self._ids(text)), self.max_tokens)
+        return Written(text, answer.probability, answer.unfinished or text != said)
 
     def _target(self, text: str) -> list[int]:
         return bounded_target(self._ids(text), self.max_tokens)

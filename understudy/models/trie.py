@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from understudy.models.writer import Target
+if TYPE_CHECKING:
+    from understudy.models.writer import Target
 
 __all__ = ["Level", "Step", "levels", "rows_at_once", "walk", "walk_in_chunks"]
 
 MAX_LOGITS = 1 << 26
-"""Logits of one pass of a decoder over targets: 256 MiB in float32. A vocabulary is large, and so are label sets."""
+"""Logits of one pass over targets: 256 MiB in float32, and their gradient as much again. A vocabulary is large, and so
+are label sets."""
 
 MAX_KEPT = 1 << 26
 """Numbers that a model keeps of the texts behind the rows of one step: as much again."""

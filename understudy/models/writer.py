@@ -6,6 +6,7 @@ decoder or decoder. Every answer depends on its own input only, the reasons that
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from understudy.models.base import Adapter, Answer, Written, likeliest
+from understudy.models.base import ANSWER_TOKENS, Adapter, Answer, Written, likeliest
 from understudy.models.forms import compose, split
 from understudy.models.likelihood import counted, likeliest_tokens, sum_log_probabilities
 from understudy.models.text import Encoded, fitting
+from understudy.models.trie import MAX_LOGITS
 from understudy.schemas import TokenProbabilities
 
 __all__ = ["Read", "Target", "Writer"]
@@ -24,9 +26,8 @@ __all__ = ["Read", "Target", "Writer"]
 T = TypeVar("T")
 _T_co = TypeVar("_T_co", covariant=True)
 
-MAX_ANSWER = 64
-MAX_WHOLE = 2 * MAX_ANSWER
-"""New tokens of an answer, and of an answer with its reasons."""
+WHOLE = 2 * ANSWER_TOKENS
+"""New tokens of an answer with its reasons, where no training has said more. So many have room beside any batch."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Writer(Adapter):
     def room(self, row: Encoded) -> int:
         """The most tokens that can be written behind this text."""
 
+    @property
+    @abstractmethod
+    def target_room(self) -> int:
+        """See `Adapter.target_room`: all of the window but what must be left to the text."""
+
     @abstractmethod
     def over_targets(
         self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]], read: Read[T]
@@ -65,6 +71,28 @@ class Writer(Adapter):
     @abstractmethod
     def _write(self, encoded: Sequence[Encoded], begins: Sequence[list[int]], max_new_tokens: int) -> Sequence[Written]:
         """What the model writes greedily behind beginnings of equally many tokens, which may be none."""
+
+    @property
+    def longest_answer(self) -> int:
+        return min(self.answer_tokens, self.room(self.tokenize([""])[0]))
+
+    def fits(self, target: str) -> bool:
+        return self._taken(target) <= self.target_room
+
+    def reaches(self, answer: str) -> bool:
+        return self._taken(answer) <= self.longest_answer
+
+    def answer_length(self, answer: str) -> int:
+        return self._taken(answer)
+
+    def row_tokens(self, text: int, answer: int, budget: int) -> int:
+        """All tokens of a row are read, and those of the answer have a logit for each word of the vocabulary."""
+        logits = answer * self.model.config.get_text_config().vocab_size
+        return max(text + answer, math.ceil(budget * logits / MAX_LOGITS))
+
+    def _taken(self, text: str) -> int:
+        """Tokens of a text and the one that ends it."""
+        return len(self.written_ids(text, ended=False)) + 1
 
     def target_likelihoods(self, encoded: Sequence[Encoded], targets: Sequence[Sequence[Target]]) -> list[list[float]]:
         """The log-probability of each text's targets. Raises ModelError for a target longer than the window."""
@@ -98,23 +126,31 @@ class Writer(Adapter):
         )
 
     def write(
-        self, encoded: Sequence[Encoded], max_new_tokens: int = MAX_ANSWER, begun: Sequence[str] | None = None
+        self, encoded: Sequence[Encoded], max_new_tokens: int | None = None, begun: Sequence[str] | None = None
     ) -> list[Written]:
-        """What the model writes greedily, or how it goes on behind texts that it is taken to have `begun` with."""
+        """What the model writes greedily, or how it goes on behind texts that it is taken to have `begun` with.
+
+        Of `answer_tokens`, where no other bound is asked for.
+        """
+        most = self.answer_tokens if max_new_tokens is None else max_new_tokens
         begins = [self.written_ids(text, ended=False) if text else [] for text in begun or [""] * len(encoded)]
         found: dict[int, Written] = {}
         # A decoder has no padding between what was begun and what it writes: a batch begins with as many tokens.
         for length in sorted(set(map(len, begins))):
             places = [i for i, begin in enumerate(begins) if len(begin) == length]
-            written = self._write([encoded[i] for i in places], [begins[i] for i in places], max_new_tokens)
+            written = self._write([encoded[i] for i in places], [begins[i] for i in places], most)
             found |= zip(places, written, strict=True)
         return [found[i] for i in range(len(encoded))]
 
     def generate(
-        self, texts: Sequence[str], max_new_tokens: int = MAX_ANSWER, template: str | None = None
+        self, texts: Sequence[str], max_new_tokens: int | None = None, template: str | None = None
     ) -> list[Written]:
         adapter = self.with_template(template)
         return adapter.write(adapter.tokenize(texts), max_new_tokens)
+
+    def _read_and_written(self, rows: Sequence[Encoded], max_new_tokens: int) -> list[int]:
+        """What each text takes of a batch: the states of what is written stay in memory, as those of the text do."""
+        return [len(row.ids) + max(0, max_new_tokens - WHOLE) for row in rows]
 
     def likelihoods(self, encoded: Sequence[Encoded], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
         before = self._reasons_before(encoded) if self.form == "rationale_then_label" else None
@@ -144,11 +180,21 @@ class Writer(Adapter):
     def _compose(self, texts: Sequence[str]) -> list[Answer]:
         if self.form == "label":
             return super()._compose(texts)
-        parts = [(split(self.form, text), chance) for text, chance in self.generate(texts, MAX_WHOLE)]
-        return [Answer(label, chance, None, (reasons, chance)) for (label, reasons), chance in parts]
+        return [self._parted(written) for written in self.generate(texts, max(WHOLE, self.answer_tokens))]
+
+    def _parted(self, written: Written) -> Answer:
+        """The answer in a text with reasons, which is whole where they stand behind it and the text broke off there."""
+        label, reasons = split(self.form, written.text)
+        begun = self.form == "rationale_then_label" or label == written.text.strip()
+        return Answer(
+            label,
+            written.probability,
+            reasons=written._replace(text=reasons),
+            unfinished=written.unfinished and begun,
+        )
 
     def _reasons_before(self, encoded: Sequence[Encoded]) -> list[Written]:
-        return [(split(self.form, text)[1], chance) for text, chance in self.write(encoded)]
+        return [one._replace(text=split(self.form, one.text)[1]) for one in self.write(encoded)]
 
     def _targets(
         self,
@@ -158,11 +204,10 @@ class Writer(Adapter):
     ) -> list[list[Target]]:
         """What stands for each candidate: itself, its text's beginning, or itself behind its row's reasons."""
         if before is not None:
-            return [self._behind(*row) for row in zip(encoded, candidates, [text for text, _ in before], strict=True)]
+            return [self._behind(*row) for row in zip(encoded, candidates, [one.text for one in before], strict=True)]
         known = {
             name: Target(self.written_ids(compose(self.form, name, []), ended=self.form == "label"))
-            for row in candidates
-            for name in row
+            for name in dict.fromkeys(name for row in candidates for name in row)
         }
         return [[known[name] for name in row] for row in candidates]
 

@@ -16,6 +16,11 @@ class Engine(Protocol):
     @property
     def reasons(self) -> Reasons: ...
 
+    @property
+    def bytes(self) -> int:
+        """What it keeps in memory: a model's parameters, or the files of another form of them, or both."""
+        ...
+
     def info(self) -> ModelInfo: ...
 
     def predict(

@@ -140,9 +140,10 @@ class Adapted(Seq2SeqAdapter):
             ids = [[int(name) for name in one.hypotheses[0]] for one in found]
             texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             chances = [math.exp(one.scores[0]) for one in found]
-            return [(self._fitting(text.strip()), chance) for text, chance in zip(texts, chances, strict=True)]
+            cut = [self.end_ids.isdisjoint(row) for row in ids]
+            return [self._fitting(Written(*one)) for one in zip(texts, chances, cut, strict=True)]
 
-        return in_batches([len(row.ids) for row in encoded], self._budget, write)
+        return in_batches(self._read_and_written(encoded, max_new_tokens), self._budget, write)
 
     def _translate(self, sources: Sequence[Sequence[str]], steps: int, **options: Any) -> list[Any]:
         found: list[Any] = self.translator.translate_batch(

@@ -8,14 +8,18 @@ import structlog
 import torch
 
 from understudy.errors import ModelError, UnknownName
+from understudy.models.load import load_card
+from understudy.models.sizes import parameters
 from understudy.serving.export import open_exported
 from understudy.serving.hf import HFEngine
 from understudy.serving.processor import slow_here
-from understudy.serving.published import NAMES, EngineResult, missing, read
+from understudy.serving.published import NAMES, EngineResult, missing, read, size_of
 
-__all__ = ["CHOICES", "load_engine"]
+__all__ = ["CHOICES", "least_bytes", "load_engine"]
 
 CHOICES = ("auto", "hf", "ct2", "ort", *NAMES)
+
+_FLOAT32 = 4  # bytes: what the reference is read in
 
 log = structlog.get_logger()
 
@@ -38,6 +42,21 @@ def load_engine(folder: Path, device: str = "auto", name: str | None = None, *, 
     return open_exported(folder, _asked(folder, engine), label=name)
 
 
+def least_bytes(folder: Path, engine: str = "auto") -> int:
+    """What `load_engine` will keep in memory at the least, as the files say; which engine runs is known later.
+
+    Raises ModelError where the files are none of a model's.
+    """
+    reference = _FLOAT32 * parameters(folder)
+    card = load_card(folder)
+    beside = reference if card is None or card.reasons == "saliency" else 0
+    asked = [one.name for one in _published(folder) if engine == "auto" or _means(engine, one)]
+    sizes = [size_of(folder, name) + beside for name in asked]
+    if engine in ("auto", "hf"):
+        sizes.append(reference)
+    return min(sizes, default=0)
+
+
 def _fastest(folder: Path, device: str, name: str | None) -> HFEngine:
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         for one in _published(folder):
@@ -53,7 +72,7 @@ def _fastest(folder: Path, device: str, name: str | None) -> HFEngine:
 def _asked(folder: Path, engine: str) -> str:
     """The published engine that is meant."""
     published = _published(folder)
-    meant = [one.name for one in published if engine in (one.name, one.name.partition(":")[0])]
+    meant = [one.name for one in published if _means(engine, one)]
     if not meant:
         known = ", ".join(["hf", *(one.name for one in published)])
         raise ModelError(f"'{folder.name}' was published without the engine {engine}: it has {known}", param="engine")
@@ -64,6 +83,10 @@ def _asked(folder: Path, engine: str) -> str:
             param="engine",
         )
     return meant[0]
+
+
+def _means(engine: str, one: EngineResult) -> bool:
+    return engine in (one.name, one.name.partition(":")[0])
 
 
 def _published(folder: Path) -> tuple[EngineResult, ...]:

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from understudy.attribution.attribute import attribute
 from understudy.errors import ModelError
 from understudy.models.base import Adapter
-from understudy.models.load import ModelCard, fingerprint, load_adapter, load_card, load_task, window
+from understudy.models.load import ModelCard, as_trained, fingerprint, load_adapter, load_card, load_task, window
 from understudy.models.source import Source
 from understudy.schemas import AttributionExample, AttributionOptions, Prediction, PredictionInput
 from understudy.serving.hf import HFEngine
-from understudy.serving.published import EngineName, folder_of, missing, parse
+from understudy.serving.published import EngineName, folder_of, missing, parse, size_of
 
 __all__ = ["ExportedEngine", "export", "fits", "open_exported"]
 
@@ -91,7 +91,8 @@ def open_exported(
     adapter = library.Adapted(model, tokenizer, task, window(config, tokenizer, card.max_tokens))
     if card.reasons == "saliency" and reference is None:
         reference = HFEngine(folder.name, load_adapter(str(folder), device="cpu"), card)
-    exported = ExportedEngine(label or folder.name, adapter.with_temperature(card.temperature), card, facts, reference)
+    named, size = label or folder.name, size_of(out or folder, name)
+    exported = ExportedEngine(named, as_trained(adapter, card), card, facts, size, reference)
     exported.warm_up()
     return exported
 
@@ -99,14 +100,16 @@ def open_exported(
 class ExportedEngine(HFEngine):
     """A student on another engine. Its answers, and reasons that it gives in passing or writes, are the engine's own.
 
-    Reasons that are gradients are the reference's, for the answer that this engine gave.
+    Reasons that are gradients are the reference's, for the answer that this engine gave. `size` is that of the engine's
+    files.
     """
 
     def __init__(
-        self, name: str, adapter: Adapter, card: ModelCard, facts: _Facts, reference: HFEngine | None = None
+        self, name: str, adapter: Adapter, card: ModelCard, facts: _Facts, size: int, reference: HFEngine | None = None
     ) -> None:
         super().__init__(name, adapter, card)
         self.facts = facts
+        self.size = size
         self.reference = reference if card.reasons == "saliency" else None
 
     @property
@@ -119,8 +122,18 @@ class ExportedEngine(HFEngine):
         return self.facts.parameters
 
     @property
+    def bytes(self) -> int:
+        """An int8 model has more than a byte for each parameter: embeddings may stay float32."""
+        return self.size + (self.reference.bytes if self.reference else 0)
+
+    @property
     def fingerprint(self) -> str:
         return self.facts.fingerprint
+
+    def bound(self, max_padded_tokens: int) -> None:
+        super().bound(max_padded_tokens)
+        if self.reference is not None:
+            self.reference.bound(max_padded_tokens)
 
     def predict(
         self,

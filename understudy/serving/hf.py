@@ -46,6 +46,10 @@ class HFEngine:
         return sum(weights.numel() for weights in self.adapter.model.parameters())
 
     @property
+    def bytes(self) -> int:
+        return sum(weights.nbytes for weights in self.adapter.model.parameters())
+
+    @property
     def fingerprint(self) -> str:
         return fingerprint(self.adapter)
 
@@ -55,11 +59,16 @@ class HFEngine:
             architecture=self.adapter.architecture,
             parameters=self.parameters,
             max_tokens=self.adapter.max_tokens,
+            answer_tokens=self.adapter.longest_answer,
             fingerprint=self.fingerprint,
             precision=self.adapter.precision,
             device=str(self.adapter.device),
             task=self.adapter.task,
         )
+
+    def bound(self, max_padded_tokens: int) -> None:
+        """From now on no pass has more tokens, padding counted."""
+        self.adapter.max_padded_tokens = max_padded_tokens
 
     def warm_up(self) -> None:
         """One forward pass on every path that a request can take, and the fingerprint, which reads every weight."""

@@ -29,6 +29,7 @@ from understudy.serving.published import (
     EngineResult,
     folder_of,
     parse,
+    size_of,
 )
 
 __all__ = ["MAX_ROWS", "Correct", "compare", "publish_engines"]
@@ -114,7 +115,7 @@ def _tried(
     gate: tuple[float, float],
 ) -> EngineResult:
     try:
-        place = export(folder, name, out=out, adapter=reference.adapter)
+        export(folder, name, out=out, adapter=reference.adapter)
         engine = open_exported(folder, name, out=out, reference=reference)
         found = compare(reference, engine, rows, load_task(folder) or reference.adapter.task, correct)
     except UnderstudyError as error:
@@ -126,7 +127,7 @@ def _tried(
         update={
             "published": problem is None,
             "problem": problem,
-            "bytes": _size(place),
+            "bytes": size_of(out, name),
             "reference_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         }
     )
@@ -148,7 +149,3 @@ def _seconds(engine: HFEngine, row: PredictionInput) -> float:
     began = time.perf_counter()
     engine.predict([row], explain=False, top_k=1)
     return time.perf_counter() - began
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

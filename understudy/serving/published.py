@@ -27,6 +27,7 @@ __all__ = [
     "missing",
     "parse",
     "read",
+    "size_of",
 ]
 
 EngineName = Literal["ct2", "ort"]
@@ -118,6 +119,11 @@ def folder_of(folder: Path, name: str) -> Path:
     """Where a model's engine lies. Names come from a file that came with the model: only those above are paths."""
     engine, precision = parse(name)
     return folder / "engines" / f"{engine}-{precision}"
+
+
+def size_of(folder: Path, name: str) -> int:
+    """Bytes of a model's engine: of all its files."""
+    return sum(path.stat().st_size for path in folder_of(folder, name).rglob("*") if path.is_file())
 
 
 def missing(name: str, *, export: bool = False) -> tuple[str, ...]:

@@ -85,11 +85,11 @@ def _generated(adapter: Adapter, card: ModelCard, inputs: Sequence[PredictionInp
     else:
         raise ModelError("this model's card says that it writes its reasons, and gives no template to ask for them")
     found = []
-    for prediction, row, (text, probability) in zip(
+    for prediction, row, (text, probability, _) in zip(
         _predictions(adapter, inputs, answers), inputs, written, strict=True
     ):
-        words, dropped = match_words(row.input, text, probability)
-        found.append(prediction.model_copy(update={"words": words[:top_k], "dropped_words": dropped}))
+        words, dropped = match_words(row.input, text, probability, top_k)
+        found.append(prediction.model_copy(update={"words": words, "dropped_words": dropped}))
     return found
 
 
@@ -101,9 +101,10 @@ def _saliency(adapter: Adapter, _: ModelCard, inputs: Sequence[PredictionInput],
     return [as_prediction(one) for one in explained]
 
 
-def match_words(text: str, written: str, score: float) -> tuple[tuple[Word, ...], int]:
-    """Find the words of `written` in `text`: spans in reading order, and how many are not there.
+def match_words(text: str, written: str, score: float, most: int) -> tuple[tuple[Word, ...], int]:
+    """Find the first `most` words of `written` that `text` has: spans in reading order, and how many it lacks.
 
+    What was written behind them counts for nothing, found or not: the share that is not there is that of these words.
     A word that is written twice is two places of the text. The search goes on behind the last word that was found,
     and starts over where there is none: the student was taught to write in reading order.
     """
@@ -113,6 +114,8 @@ def match_words(text: str, written: str, score: float) -> tuple[tuple[Word, ...]
     chosen: list[tuple[int, int]] = []
     dropped = 0
     for start, end in word_spans(written):
+        if len(chosen) == most:
+            break
         free = places.get(_form(written[start:end]), [])
         if not free:
             dropped += 1
@@ -147,6 +150,7 @@ def _prediction(
         probabilities=answer.probabilities,
         words=words,
         truncated=truncated,
+        unfinished=answer.unfinished,
     )
 
 

@@ -1,13 +1,16 @@
 """The training stage: rows in, one trained model out, the same for every recipe, for students and for teachers.
 
 `train` can be ended at any time and called again: it goes on from its last checkpoint, and where `result.json` is there
-it only reads that. What another spec left in the same folder is removed first, and a second process that trains into it
-waits for the first. Equal specs on equal rows give bit-equal models on one kind of CPU with one number of threads.
+it only reads that. What another spec left in the same folder, or this one of files that held something else, is removed
+first, and a second process that trains into it waits for the first. Equal specs on equal rows give bit-equal models on
+one kind of CPU with one number of threads.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +21,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from understudy.artifacts import ArtifactStore
+from understudy.artifacts import ArtifactStore, file_sha256
 from understudy.data.parquet import read_annotated, read_examples
 from understudy.environment import Environment
 from understudy.errors import InvalidRequest
-from understudy.models.base import Adapter
+from understudy.models.base import ANSWER_TOKENS, Adapter
 from understudy.models.fingerprint import fingerprint
-from understudy.models.forms import SEPARATORS
+from understudy.models.forms import SEPARATORS, compose
+from understudy.models.likelihood import IGNORE
 from understudy.models.load import ModelCard, adapt, architecture_of, create, save
 from understudy.models.lora import merge, trained_parameters, wrap
 from understudy.models.scratch import PREFIX
@@ -80,15 +84,17 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None], leave
     recipe = parse_recipe(spec.recipe, param="recipe")
     labelled = select_rows(_read(spec), spec.max_train_rows)
     sure, unsure = _labelled_by_teacher(spec)
-    rows = [*labelled, *(sure if recipe.reads("labels") else [])]
     held_out = validation_rows(read_examples(spec.validation), spec.task.kind)
     # On the way fewer rows do, where reasons are written before each answer; in the end all arms answer the same ones.
     few = validation_rows(held_out, "generation") if recipe.form == "rationale_then_label" else held_out
     adapter = _untrained(spec, recipe, labelled, sure)
+    taught = _within_window(adapter, sure) if recipe.reads("labels") else []
+    rows = [*labelled, *taught]
     instances = build_instances(adapter, rows, recipe, seed=spec.seed, top_k=spec.top_k)
     # Of all rows that any arm may read, so that every arm takes the same number of steps.
     plan = resolve(spec.hyperparameters, rows=len(labelled) + len(sure), shape=_shape(spec, adapter))
     start = fingerprint(adapter)
+    adapter = adapter.with_answer_tokens(_answer_tokens(instances, recipe))
     stopwatch = Stopwatch(spec.max_seconds, spec.stop_after, plan.seconds)
     trainer = DistillationTrainer(
         model=adapter.model,
@@ -113,11 +119,13 @@ def _train(spec: TrainSpec, out: Path, emit: Callable[[TrainEvent], None], leave
     if spec.lora:
         merge(adapter.model)
     found: dict[str, Any] = {
-        "teacher_labelled": len(rows) - len(labelled),
+        "teacher_labelled": len(taught),
         "unsure": unsure,
+        "too_long": len(sure) - len(taught) if recipe.reads("labels") else 0,
         "trained_parameters": trained,
     }
     if few is not held_out:
+        adapter.model.eval()  # the trainer leaves it as it trained it, with dropout
         last = validate(adapter, held_out)
         found |= {"validation_accuracy": last.accuracy, "validation_loss": last.loss, "validation_rows": len(held_out)}
     result = _result(trainer, plan, recipe, instances, out, stopwatch)
@@ -149,6 +157,19 @@ def _labelled_by_teacher(spec: TrainSpec) -> tuple[list[Row], int]:
     found = [Row(one.example, one.attribution) for one in (read_annotated(*spec.unlabelled) if spec.unlabelled else [])]
     sure = [row for row in found if row.attribution and (row.attribution.probability or 0.0) >= spec.min_probability]
     return sure, len(found) - len(sure)
+
+
+def _within_window(adapter: Adapter, rows: Sequence[Row]) -> list[Row]:
+    """The rows whose output the student can be taught: a teacher with a longer window writes longer answers."""
+    return [row for row in rows if adapter.fits(compose(adapter.form, row.example.output, []))]
+
+
+def _answer_tokens(instances: Sequence[Instance], recipe: Recipe) -> int:
+    """How much the student may write: its longest target and a quarter more, since new texts have longer answers."""
+    read = recipe.reads("words")  # a free text is learned from, and never asked for
+    sides = [side for one in instances for side in (one.label, one.explanation if read else None) if side]
+    longest = max(len(side.labels) - side.labels.count(IGNORE) for side in sides)
+    return max(ANSWER_TOKENS, 16 * math.ceil(longest * 1.25 / 16))
 
 
 def _untrained(spec: TrainSpec, recipe: Recipe, rows: Sequence[Row], more: Sequence[Row]) -> Adapter:
@@ -279,6 +300,7 @@ def _card(spec: TrainSpec, recipe: Recipe, adapter: Adapter, result: TrainResult
         explain_template=EXPLAIN + spec.task.template if "explanation" in terms else None,
         top_k=spec.top_k,
         max_tokens=adapter.max_tokens,
+        answer_tokens=adapter.longest_answer or ANSWER_TOKENS,
         validation={
             "accuracy": result.validation_accuracy,
             "loss": result.validation_loss,
@@ -289,9 +311,17 @@ def _card(spec: TrainSpec, recipe: Recipe, adapter: Adapter, result: TrainResult
 
 
 def _is_of(spec: TrainSpec, out: Path) -> bool:
-    """Whether what is in the folder was made for this very spec."""
+    """Whether what is in the folder was made for this very spec, of files that held what they hold now.
+
+    One that is gone says nothing against it. A claim that does not tell what its files held is no one's.
+    """
     claimed = out / "spec.json"
-    return claimed.is_file() and claimed.read_text(encoding="utf-8") == spec.model_dump_json() + "\n"
+    if not claimed.is_file():
+        return False
+    left = json.loads(claimed.read_bytes())
+    if left.get("spec") != spec.model_dump(mode="json"):
+        return False
+    return all(left["files"].get(path) == digest for path, digest in _files(spec).items())
 
 
 def _claim(spec: TrainSpec, out: Path) -> None:
@@ -301,7 +331,12 @@ def _claim(spec: TrainSpec, out: Path) -> None:
     (out / "result.json").unlink(missing_ok=True)
     for name in ("checkpoints", "model"):
         shutil.rmtree(out / name, ignore_errors=True)
-    _write(out / "spec.json", spec.model_dump_json())
+    _write(out / "spec.json", json.dumps({"spec": spec.model_dump(mode="json"), "files": _files(spec)}))
+
+
+def _files(spec: TrainSpec) -> dict[str, str]:
+    """The SHA-256 of the files of rows. A model has only its name: to read large weights again would take long."""
+    return {str(path): file_sha256(path) for path in (*spec.train, *spec.unlabelled, spec.validation) if path.is_file()}
 
 
 def _write(path: Path, text: str) -> None:

@@ -63,9 +63,10 @@ class TrainResult(BaseModel):
     rows whose annotation lacks what the recipe reads: they train the label alone. `truncated` counts the rows of which
     the student's window cut a part off. `planned_steps` are more than `steps` where the time was up; `tokens` are those
     that all steps read, padding left out. `teacher_labelled` counts the rows that the teacher labelled and the recipe
-    trained on, `unsure` those that it left out because the teacher was. `trained_parameters` are fewer than
-    `parameters` where only a part of the model is trained. `start` is the fingerprint of the untrained model, for a
-    name on the hub may come to mean another one; `environment` is where it was trained.
+    trained on, `unsure` those that it left out because the teacher was, `too_long` those whose answer did not fit the
+    student's window. `trained_parameters` are fewer than `parameters` where only a part of the model is trained.
+    `start` is the fingerprint of the untrained model, for a name on the hub may come to mean another one; `environment`
+    is where it was trained.
     """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -89,6 +90,7 @@ class TrainResult(BaseModel):
     tokens: int = 0
     teacher_labelled: int = 0
     unsure: int = 0
+    too_long: int = 0
     trained_parameters: int | None = None
     start: str | None = None
     environment: Environment | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from understudy.errors import InvalidRequest
 from understudy.models.base import Adapter, Answer
+from understudy.models.forms import compose
 from understudy.schemas import Example
 from understudy.training.answers import is_right
 
@@ -50,18 +51,30 @@ def validation_rows(examples: Sequence[Example], kind: str) -> list[Example]:
 
 
 def validate(adapter: Adapter, examples: Sequence[Example]) -> Validation:
-    """Accuracy, and the mean negative log-probability of the right answer (among the candidates, if there are any)."""
-    texts = [example.input for example in examples]
-    answers = adapter.answers(texts, [example.choices for example in examples])
+    """Accuracy, and the mean negative log-probability of the right answer (among the candidates, if there are any).
+
+    A row with an answer that does not fit into the model's window is wrong, and its right answer as good as impossible.
+    """
+    asked = [example for example in examples if _fits(adapter, example)]
+    answers = adapter.answers([example.input for example in asked], [example.choices for example in asked])
     right = sum(
-        is_right(adapter.task, answer.text, example.output) for answer, example in zip(answers, examples, strict=True)
+        is_right(adapter.task, answer.text, example.output) for answer, example in zip(answers, asked, strict=True)
     )
-    return Validation(right / len(examples), _loss(adapter, examples, answers))
+    lost = -math.log(_LEAST) * (len(examples) - len(asked))
+    return Validation(right / len(examples), (_loss(adapter, asked, answers) + lost) / len(examples))
+
+
+def _fits(adapter: Adapter, example: Example) -> bool:
+    """Whether all that the row asks for can be scored. The labels of a closed set were taught, so they can be."""
+    if adapter.task.kind == "classification":
+        return True
+    return all(adapter.fits(compose(adapter.form, text, [])) for text in (example.output, *(example.choices or ())))
 
 
 def _loss(adapter: Adapter, examples: Sequence[Example], answers: Sequence[Answer]) -> float:
+    """The sum over the examples."""
     if adapter.task.kind == "generation":
         gold = adapter.log_likelihoods([one.input for one in examples], [[one.output] for one in examples])
-        return -sum(row[0] for row in gold) / len(examples)
+        return -sum(row[0] for row in gold)
     known = [(answer.probabilities or {}).get(one.output, 0.0) for answer, one in zip(answers, examples, strict=True)]
-    return -sum(math.log(max(probability, _LEAST)) for probability in known) / len(examples)
+    return -sum(math.log(max(probability, _LEAST)) for probability in known)

@@ -6,9 +6,7 @@ becomes their output.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +19,6 @@ from services.orchestrator.rationales import keys_of
 from understudy.capacity import shard_size
 from understudy.data.parquet import (
     AnnotatedExample,
-    read_examples,
     read_some_examples,
     read_some_inputs,
     write_annotated,
@@ -43,10 +40,10 @@ __all__ = [
     "annotated",
     "attribution_request",
     "explained",
+    "one_teacher",
     "plan",
     "run",
     "set_aside",
-    "training_rows",
 ]
 
 
@@ -59,7 +56,8 @@ Rows = Sequence[Example | PredictionInput]
 class Annotated(BaseModel):
     """A shard, with fewer rows than it was to have where the budget was spent; without any there is none.
 
-    `rows` were explained. `empty` of them are not in the shard: `unlabelled` ones to which the teacher said nothing.
+    `rows` were explained. `unlabelled` ones are not in the shard where the teacher said nothing to them (`empty`), or
+    its answer broke off (`unfinished`).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +68,7 @@ class Annotated(BaseModel):
     tokens: int = 0
     unlabelled: bool = False
     empty: int = 0
+    unfinished: int = 0
 
 
 def plan(job: Job, least: int) -> list[NewItem]:
@@ -108,13 +107,15 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Annotated:
         grip.progress(len(said))
     explained = zip(keys, examples, said, strict=False)
     whole = [(key, row, one) for key, row, one in explained if isinstance(row, Example) or _says(one)]
+    unfinished = sum(one.unfinished for one in said) if unlabelled else 0
     return Annotated(
         shard=_publish(context, item, whole) if whole else None,
         rows=len(said),
         fingerprint=teacher.fingerprint if said else None,
         tokens=tokens,
         unlabelled=unlabelled,
-        empty=len(said) - len(whole),
+        empty=len(said) - len(whole) - unfinished,
+        unfinished=unfinished,
     )
 
 
@@ -132,8 +133,11 @@ def _publish(
 
 
 def _says(said: Attribution) -> bool:
-    """Whether the teacher has an answer; one that writes may write nothing."""
-    return bool(said.prediction and said.prediction.strip())
+    """Whether the teacher has an answer; one that writes may write nothing, or more than it may.
+
+    Who learned from an answer that broke off would learn to end there.
+    """
+    return bool(said.prediction and said.prediction.strip()) and not said.unfinished
 
 
 def _answered(row: Example | PredictionInput, said: Attribution) -> Example:
@@ -163,14 +167,14 @@ def _completed(
     if not missing:
         return [one for one in known if one is not None], 0
     answers = context.teachers.attribute(request.model_copy(update={"examples": missing}), grip.check)
-    _one({teacher.fingerprint, *(answer.fingerprint for answer in answers)})
+    one_teacher([teacher.fingerprint, *(answer.fingerprint for answer in answers)])
     fresh = [result for answer in answers for result in answer.results]
     rest = iter(fresh)
     return [next(rest) if one is None else one for one in known], sum(result.tokens for result in fresh)
 
 
 def _request(job: Job, examples: Rows) -> AttributionRequest:
-    return attribution_request(job, job.facts.teacher or job.distillation.teacher.model, examples)
+    return attribution_request(job, job.teacher, examples)
 
 
 def annotated(results: Sequence[Mapping[str, Any]]) -> list[Annotated]:
@@ -183,7 +187,8 @@ def absorb(job: Job, results: Sequence[Annotated]) -> Job:
     given_up, also = (_rows_lost(job, unlabelled=unlabelled) for unlabelled in (False, True))
     rows, asked = sum(result.rows for result in results if not result.unlabelled), job.train_rows - given_up
     more, wanted = sum(result.rows for result in results if result.unlabelled), job.unlabelled_rows - also
-    labelled = more - sum(result.empty for result in results)
+    unfinished = sum(result.unfinished for result in results)
+    labelled = more - sum(result.empty for result in results) - unfinished
     if rows < LEAST_ROWS and given_up:
         raise InternalError(
             f"{given_up} of {job.train_rows} rows were set aside, and training needs at least {LEAST_ROWS} others"
@@ -199,10 +204,15 @@ def absorb(job: Job, results: Sequence[Annotated]) -> Job:
         cuts.append(_cut(job, rows, asked, more, wanted))
     if lost := [size for size in job.spec.sizes if rows <= size < asked]:
         cuts.append(f"The learning curve lacks {', '.join(map(str, sorted(lost)))} rows: {rows:,} were explained.")
+    if unfinished:
+        cuts.append(
+            f"{unfinished:,} of {more:,} rows without an output have no label: the teacher's answer was longer than it "
+            "writes, and broke off."
+        )
     if wanted and not labelled:
         cuts.append("No row without an output has a label: recipes that learn from the teacher's labels are left out.")
     return job.with_facts(
-        fingerprint=_one({result.fingerprint for result in results if result.fingerprint is not None}),
+        fingerprint=one_teacher(result.fingerprint for result in results),
         annotated=rows,
         unlabelled_annotated=labelled,
         arms=job.facts.arms if labelled or not wanted else _without_labels(job.facts.arms),
@@ -285,26 +295,13 @@ def _by_token(job: Job) -> bool:
     return taught and job.facts.task.kind == "generation"
 
 
-def training_rows(context: Context, job: Job) -> list[Example]:
-    """The rows that the students learn from. A copy is kept: several phases of a job ask."""
-    assert job.facts.dataset is not None
-    rows = _read(context.artifacts.folder(job.facts.dataset) / "train.parquet")
-    if lost := {row_id for one in job.facts.set_aside for row_id in one.rows}:
-        rows = [row for row in rows if row.id not in lost]
-    return rows[: job.train_rows]
-
-
-@lru_cache(maxsize=2)
-def _read(path: Path) -> list[Example]:
-    return read_examples(path)
-
-
-def _one(fingerprints: set[str]) -> str:
-    """The teacher behind all annotations; they are worth nothing when it changed on the way."""
-    if len(fingerprints) != 1:
+def one_teacher(fingerprints: Iterable[str | None]) -> str:
+    """The teacher behind all annotations and answers; they are worth nothing when it changed on the way."""
+    found = {one for one in fingerprints if one is not None}
+    if len(found) != 1:
         raise Conflict(
-            f"the teacher's model changed while it explained (fingerprints {', '.join(sorted(fingerprints))}): "
-            "name an artifact id, which never changes, and start again",
+            f"the teacher's model changed during the job (fingerprints {', '.join(sorted(found))}): name an artifact "
+            "id or an alias, which stand for one model all the while, and start again",
             param="method.distillation.teacher.model",
         )
-    return fingerprints.pop()
+    return found.pop()

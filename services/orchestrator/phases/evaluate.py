@@ -15,6 +15,7 @@ from services.orchestrator import stages
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
+from services.orchestrator.phases.annotate import one_teacher
 from services.orchestrator.phases.faithfulness import measured
 from services.orchestrator.phases.manifest import manifest
 from services.orchestrator.phases.train import Trained, shards
@@ -78,6 +79,7 @@ def _of_the_teacher(context: Context, job: Job, test: Sequence[Example], scratch
     """What the report of a job with a teacher says of it: its answers, and how good its maps are."""
     assert job.facts.teacher is not None
     model = context.teachers.model(job.facts.teacher, grip.check)
+    one_teacher([job.facts.fingerprint, model.fingerprint])
     asked = job.distillation.attribution
     return {
         "teacher": _teacher(context, job, model, test, scratch, grip),
@@ -124,7 +126,7 @@ def _teacher(
     key = key_of(_request(job, test), model)
     folder = context.rationales.folder(key)
     if folder is None:
-        shard = _answers(context, job, test, scratch / "teacher", grip)
+        shard = _answers(context, job, model, test, scratch / "teacher", grip)
         context.rationales.keep([key], shard)
         folder = context.artifacts.folder(shard)
     tallies = context.tallies.of([job.id]).get(job.id, {})
@@ -141,10 +143,12 @@ def _teacher(
     )
 
 
-def _answers(context: Context, job: Job, test: Sequence[Example], folder: Path, grip: Grip) -> str:
+def _answers(context: Context, job: Job, model: ModelInfo, test: Sequence[Example], folder: Path, grip: Grip) -> str:
     """Ask, and publish what was said; the artifact's id."""
     folder.mkdir(exist_ok=True)
     answers = context.teachers.predict(_request(job, test), grip.check)
+    # Predictions do not say whose they are.
+    one_teacher([model.fingerprint, context.teachers.model(job.teacher, grip.check).fingerprint])
     # ASCII, because some characters that JSON leaves as they are end a line for some readers.
     lines = (json.dumps(answer.model_dump(mode="json")) + "\n" for answer in answers)
     (folder / "teacher.jsonl").write_text("".join(lines), encoding="ascii")

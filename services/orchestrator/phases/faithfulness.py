@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from heapq import nsmallest
+from itertools import islice
 from pathlib import Path
 
 import structlog
 
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Job
-from services.orchestrator.phases.annotate import attribution_request, training_rows
+from services.orchestrator.phases.annotate import attribution_request, one_teacher
 from services.orchestrator.rationales import keys_of
+from understudy.data.parquet import each_example
 from understudy.errors import LeaseLost, UnderstudyError
 from understudy.evaluation.spec import MapFaithfulness
 from understudy.schemas import AttributionRequest, Example, Faithfulness, ModelInfo
@@ -31,8 +35,8 @@ SAMPLE = 64
 def measured(context: Context, job: Job, teacher: ModelInfo, scratch: Path, grip: Grip) -> MapFaithfulness | None:
     """The figures of the job's method and of random words; None where the teacher cannot give them."""
     method = job.distillation.attribution.method
-    rows = _drawn(training_rows(context, job))
-    request = attribution_request(job, job.facts.teacher or teacher.id, rows)
+    rows = _drawn(_learned(context, job))
+    request = attribution_request(job, job.teacher, rows)
     request = request.model_copy(update={"faithfulness": True, "token_probabilities": 0})
     chance = request.model_copy(update={"method": "random", "settings": {}})
     try:
@@ -50,9 +54,17 @@ def measured(context: Context, job: Job, teacher: ModelInfo, scratch: Path, grip
     return MapFaithfulness(method=method, found=ours, random=random)
 
 
-def _drawn(rows: list[Example]) -> list[Example]:
+def _learned(context: Context, job: Job) -> Iterator[Example]:
+    """The rows that the students learn from, one by one: a large split is not held for the few that are drawn."""
+    assert job.facts.dataset is not None
+    lost = {row_id for one in job.facts.set_aside for row_id in one.rows}
+    rows = each_example(context.artifacts.folder(job.facts.dataset) / "train.parquet")
+    return islice((row for row in rows if row.id not in lost), job.train_rows)
+
+
+def _drawn(rows: Iterable[Example]) -> list[Example]:
     """By the hash of their text and not by eye: the same rows for every job."""
-    return sorted(rows, key=lambda row: hashlib.sha256(row.input.encode("utf-8", "backslashreplace")).digest())[:SAMPLE]
+    return nsmallest(SAMPLE, rows, lambda row: hashlib.sha256(row.input.encode("utf-8", "backslashreplace")).digest())
 
 
 def _asked(
@@ -62,6 +74,7 @@ def _asked(
     place = context.rationales.folder(key)
     if place is None:
         answers = context.teachers.attribute(request, grip.check)
+        one_teacher([teacher.fingerprint, *(answer.fingerprint for answer in answers)])
         said = [one.faithfulness for answer in answers for one in answer.results]
         folder.mkdir(parents=True, exist_ok=True)
         figures = [one.model_dump(mode="json") if one else None for one in said]

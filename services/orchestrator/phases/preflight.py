@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
-from services.orchestrator.phases.annotate import explained, training_rows
+from services.orchestrator.phases.annotate import explained
 from services.orchestrator.phases.fields import told_as
+from understudy.data.parquet import read_some_examples
 from understudy.errors import ModelError
 from understudy.schemas import Attribution, Example, ModelInfo
 from understudy.training.answers import is_right
@@ -43,9 +44,9 @@ def run(context: Context, job: Job, _: Item, grip: Grip) -> Checked:
     if job.distillation.teacher.finetune:
         return Checked(teacher=None)
     with told_as(_FIELDS, default=_FIELDS["model"]):  # the rows are sound: what it says of them is about the teacher
-        teacher = context.teachers.model(job.distillation.teacher.model, grip.check)
+        teacher = context.teachers.model(job.teacher, grip.check)
         _smoke(context, job, teacher, grip)
-    return Checked(teacher=job.distillation.teacher.model)
+    return Checked(teacher=job.teacher)
 
 
 def absorb(job: Job, result: Checked) -> Job:
@@ -54,7 +55,9 @@ def absorb(job: Job, result: Checked) -> Job:
 
 def _smoke(context: Context, job: Job, teacher: ModelInfo, grip: Grip) -> None:
     """Explain a few examples: a teacher that says one thing to all of them has nothing to teach."""
-    examples = training_rows(context, job)[:SMOKE_ROWS]
+    assert job.facts.dataset is not None
+    rows = context.artifacts.folder(job.facts.dataset) / "train.parquet"
+    examples = read_some_examples(rows, 0, min(SMOKE_ROWS, job.train_rows))
     started = time.monotonic()
     results, read = explained(context, job, teacher, examples, grip)
     seconds = time.monotonic() - started if read else None

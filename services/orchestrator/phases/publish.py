@@ -19,12 +19,13 @@ from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.jobs import Event, Item, Job
 from services.orchestrator.store import FileRow
-from understudy.errors import LeaseLost, UnderstudyError
+from understudy import tracing
+from understudy.errors import LeaseLost, Unavailable, UnderstudyError
 from understudy.evaluation.page import render_html
 from understudy.evaluation.report import Report, points
 from understudy.serving.published import REPORT, EngineReport, missing, read
 
-__all__ = ["Published", "absorb", "run"]
+__all__ = ["Published", "absorb", "move_alias", "run"]
 
 
 class Published(BaseModel):
@@ -53,14 +54,29 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Published:
     meta = {"role": "published", "job_id": job.id, "recipe": chosen.recipe, "seed": chosen.seed}
     model = context.artifacts.publish("model", folder, meta).id
     grip.check()
-    result_file = _keep_report(context, job, papers / "report.json", context.scratch(item) / "report")
-    context.artifacts.set_alias(job.alias, model, by=job.id)
+    result_file = _keep_report(context, job, item, papers / "report.json", context.scratch(item) / "report")
     return Published(model=model, result_file=result_file, report=reported)
 
 
 def absorb(job: Job, result: Published) -> Job:
     told = job if result.report is None else job.with_facts(report=result.report)
     return told.model_copy(update={"fine_tuned_model": result.model, "result_files": (result.result_file,)})
+
+
+def move_alias(context: Context, job: Job) -> None:
+    """Let the alias of a job that ends well name its model: once, however often that end is written.
+
+    Raises Unavailable where the store cannot do it now.
+    """
+    assert job.fine_tuned_model is not None
+    try:
+        with tracing.span("alias", parent=job.traceparent, job_id=job.id):
+            context.artifacts.set_alias(job.alias, job.fine_tuned_model, by=job.id, once=True)
+    except UnderstudyError:
+        raise
+    except Exception as error:  # stores have errors of their own, and the model is whole whatever they say
+        told = f"alias '{job.alias}' cannot be moved now: {type(error).__name__}: {error}; it is tried again"
+        raise Unavailable(told) from error
 
 
 def _with_engines(
@@ -129,8 +145,11 @@ def _manifest_only(_: str, names: list[str]) -> list[str]:
     return [name for name in names if name == "manifest.json"]
 
 
-def _keep_report(context: Context, job: Job, report: Path, folder: Path) -> str:
-    """The report as a file that OpenAI's client can fetch, under an id that the job's own implies."""
+def _keep_report(context: Context, job: Job, item: Item, report: Path, folder: Path) -> str:
+    """The report as a file that OpenAI's client can fetch, under an id that the job's own implies.
+
+    Raises LeaseLost, and keeps none, where the job was cancelled or another worker has the item.
+    """
     folder.mkdir(exist_ok=True)
     shutil.copyfile(report, folder / "report.json")
     artifact = context.artifacts.publish("file", folder)
@@ -142,7 +161,7 @@ def _keep_report(context: Context, job: Job, report: Path, folder: Path) -> str:
         bytes=artifact.bytes,
         artifact=artifact.id,
     )
-    return context.files.add(row).id
+    return context.files.add(row, also=lambda sql: context.leases.keep(sql, item)).id
 
 
 def _provenance(job: Job, report: Report, engines: EngineReport | None) -> dict[str, Any]:
@@ -156,6 +175,7 @@ def _provenance(job: Job, report: Report, engines: EngineReport | None) -> dict[
         "seed": report.published.seed,
         "arm": report.published.artifact,
         "report": job.facts.report,
+        "stood_for": dict(job.facts.stood_for),
         "method": job.method,
         "teacher": _teacher(job) if job.distils else None,
         "spec": job.spec.model_dump(mode="json"),
@@ -182,7 +202,9 @@ def _model_card(job: Job, report: Report, engines: EngineReport | None) -> str:
     task = report.task
     teacher = report.teacher
     made = (
-        f"distilled from `{teacher.model}`" if teacher else "fine-tuned on the data's own answers, without a teacher,"
+        f"distilled from {_named(teacher.model, job.meant(teacher.model))}"
+        if teacher
+        else "fine-tuned on the data's own answers, without a teacher,"
     )
     level = f"| teacher's test accuracy | {_beside(teacher.accuracy, arm.accuracy)} |\n" if teacher else ""
     labels = f" one of {len(task.labels)} labels" if task.labels else ""
@@ -193,7 +215,7 @@ A student of {arm.parameters:,} parameters, {made} by Understudy.
 | | |
 | --- | --- |
 | task | {task.kind}{labels} |
-| base model | `{job.student}` |
+| base model | {_named(job.model, job.student)} |
 | recipe | `{chosen.recipe}`, seed {chosen.seed} |
 | test accuracy | {100 * arm.accuracy:.1f} % [{100 * arm.low:.1f}, {100 * arm.high:.1f}] (mean over seeds) |
 {level}| trained on | {report.rows.train} rows; tested on {report.rows.test} |
@@ -220,6 +242,11 @@ A student of {arm.parameters:,} parameters, {made} by Understudy.
 `report.html` is the whole report, `report.json` the same as data, `provenance.json` what the model came from,
 `task.json` the task, `card.json` how the model is asked for its reasons.
 """
+
+
+def _named(asked: str, meant: str) -> str:
+    """A model as the job was given it, and what that stood for."""
+    return f"`{asked}`" if asked == meant else f"`{meant}`, asked for as `{asked}`"
 
 
 def _calibrated(report: Report) -> str:

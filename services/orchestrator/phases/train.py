@@ -149,7 +149,7 @@ def run_teacher(context: Context, job: Job, item: Item, grip: Grip) -> Taught:
     teacher = job.distillation.teacher
     dataset = _dataset(context, job)
     spec = TrainSpec(
-        model=teacher.model,
+        model=job.teacher,
         task=job.facts.task,
         train=(dataset / "train.parquet",),
         annotated=False,

@@ -6,14 +6,14 @@ Rows without an output, where there is a file of them, stand beside the splits; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from services.orchestrator import stages, vocabularies
+from services.orchestrator import stages, targets, vocabularies
 from services.orchestrator.child import run_child
 from services.orchestrator.context import Context, Grip
 from services.orchestrator.estimate import expect
@@ -34,7 +34,7 @@ from understudy.data.validate import (
     remove_leaks,
     split_examples,
 )
-from understudy.errors import InvalidRequest
+from understudy.errors import ArtifactNotFound, InvalidRequest
 from understudy.models.names import FAMILIES, PREFIX, parse_scratch
 from understudy.schemas import Example, RejectedRow, TaskSpec
 from understudy.training.recipes import AUTO, Offer, plan_arms
@@ -68,6 +68,7 @@ class Validated(BaseModel):
     searches: bool = False
     estimate: Estimate | None = None
     began_at: float | None = None
+    stood_for: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ class Examined:
 
 def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
     began = context.clock()
+    job = job.with_facts(stood_for=_stood_for(context, job))
+    for name, artifact in job.facts.stood_for.items():
+        grip.event(Event(message=f"'{name}' is {artifact} in this job, wherever the alias moves"))
     found = examine(context, job, grip.check)
     if found.rejected:
         grip.event(_rejections(found.rejected))
@@ -99,7 +103,8 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
     dataset = _publish(context, item, found)
     grip.progress(*[rows.train + rows.validation + rows.test + rows.rejected + rows.unlabelled] * 2)
     return Validated(
-        began_at=began,
+        began_at=began - job.paused_seconds,
+        stood_for=job.facts.stood_for,
         dataset=dataset,
         task=found.task,
         rows=rows,
@@ -114,6 +119,10 @@ def run(context: Context, job: Job, item: Item, grip: Grip) -> Validated:
 def examine(context: Context, job: Job, check: Callable[[], None]) -> Examined:
     """Read the job's files. `check` is called between them and may raise. Raises InvalidRequest by the file's field."""
     splits, rejected = _read(context, job, check)
+    splits, too_long = targets.keep_fitting(context, job, splits, check)
+    if too_long:
+        rejected += too_long
+        _check_counts(job, splits, rejected)
     task = infer_task(splits["train"], job.spec.template)
     unlabelled, aside = _unlabelled(context, job, splits, task)
     check()
@@ -123,6 +132,7 @@ def examine(context: Context, job: Job, check: Callable[[], None]) -> Examined:
 def absorb(job: Job, result: Validated) -> Job:
     return job.with_facts(
         began_at=result.began_at,
+        stood_for=result.stood_for,
         dataset=result.dataset,
         task=result.task,
         rows=result.rows,
@@ -208,15 +218,7 @@ def _drop_unknown_labels(task: TaskSpec, splits: Splits) -> list[RejectedRow]:
 
 def check_sizes(job: Job, found: Examined) -> None:
     """Raise InvalidRequest for a split, or a size of the learning curve, with too few rows to say anything."""
-    splits, rejected = found.splits, found.rejected
-    for split, least in MIN_ROWS.items():
-        count = len(splits[split])
-        if count < least:
-            raise InvalidRequest(
-                f"the {split} split has {count} valid rows and needs at least {least}: upload more rows, or a file for "
-                f"each split{_aside(rejected)}",
-                param=_field(job, split),
-            )
+    _check_counts(job, found.splits, found.rejected)
     rows = min(found.rows.train, job.spec.max_train_rows or found.rows.train)
     for size in job.spec.sizes:
         if not MIN_ROWS["train"] <= size < rows:
@@ -225,6 +227,17 @@ def check_sizes(job: Job, found: Examined) -> None:
                 f"{MIN_ROWS['train']} and below {rows}, the number of training rows, with which every arm is trained "
                 "anyway",
                 param=job.field("sizes"),
+            )
+
+
+def _check_counts(job: Job, splits: Splits, rejected: Sequence[RejectedRow]) -> None:
+    for split, least in MIN_ROWS.items():
+        count = len(splits[split])
+        if count < least:
+            raise InvalidRequest(
+                f"the {split} split has {count} valid rows and needs at least {least}: upload more rows, or a file for "
+                f"each split{_aside(rejected)}",
+                param=_field(job, split),
             )
 
 
@@ -241,6 +254,17 @@ def _architecture(context: Context, job: Job, found: Examined, item: Item, grip:
     out = context.settings.work / item.id
     answer = run_child(stages.inspect, {**spec, **asked}, out, emit=lambda _: None, check=grip.check)
     return str(answer["architecture"]), answer["shared"]
+
+
+def _stood_for(context: Context, job: Job) -> dict[str, str]:
+    """The artifact behind each alias that the job names, which must stay from now on; other references are no alias."""
+    found = {}
+    for ref in job.named:
+        with suppress(ArtifactNotFound):
+            artifact = context.artifacts.resolve(ref)
+            if artifact != ref and context.artifacts.use(artifact):
+                found[ref] = artifact
+    return found
 
 
 def _field(job: Job, split: Split) -> str:

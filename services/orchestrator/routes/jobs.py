@@ -171,7 +171,7 @@ def checkpoints(
 def rejected_rows(
     context: TheContext,
     job_id: str,
-    after: Annotated[int, Query(ge=0, description="how many rows to pass over")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**53, description="how many rows to pass over")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Page[RejectedRow]:
     dataset = context.jobs.get(job_id).facts.dataset

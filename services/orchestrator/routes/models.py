@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from services.orchestrator.context import Context
 from services.orchestrator.routes.state import TheContext
 from services.orchestrator.wire import Deleted, ModelObject, Page, model_object
-from understudy.artifacts import Artifact
+from understudy.artifacts import Artifact, ids_in
 from understudy.errors import ArtifactNotFound, Conflict, ModelNotFound
 
 __all__ = ["router"]
@@ -61,8 +61,8 @@ def _check_free(context: Context, model: str) -> None:
         raise Conflict(f"'{model}' is what {', '.join(aliases)} stands for: publish another there first", param="model")
     for job in context.jobs.unfinished():
         arms = {result["artifact"] for result in context.flow.results(job.id, "train") if result}
-        teachers = {job.facts.teacher, job.distillation.teacher.model} if job.distils else set()
-        if model in {job.model, *teachers, *arms}:
+        named = ids_in(job.model_dump_json(include={"model", "spec", "facts"}))  # also within `cut:2@model-...`
+        if model in named | arms:
             raise Conflict(
                 f"'{model}' is needed by job {job.id}, which is {job.status}: cancel it first", param="model"
             )

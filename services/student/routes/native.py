@@ -45,8 +45,8 @@ class Drift(Answer):
     """The last answers of a model beside those that it gave when it was published.
 
     `answers` is how many there are, `window` how many there can be. `labels` is their mix, `words` counts the
-    words that were named as reasons by whether the input has them. `shifts` compares both with the profile, as far as
-    it has them.
+    words that were named as reasons by whether the input has them, in answers to requests for as many words (`top_k`)
+    as the profile is of. `shifts` compares both with the profile, as far as it has them.
     """
 
     model: str

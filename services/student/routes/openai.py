@@ -153,10 +153,13 @@ class AssistantMessage(Answer):
 
 
 class _Choice(Answer):
-    """`words` are the reasons, where `explain` asked for them: spans of the text, and how many were in none of it."""
+    """`words` are the reasons, where `explain` asked for them: spans of the text, and how many were in none of it.
+
+    `finish_reason` is `length` where the student had written as many tokens as it may before the answer was whole.
+    """
 
     index: int
-    finish_reason: Literal["stop"] = "stop"
+    finish_reason: Literal["stop", "length"]
     words: tuple[Word, ...] | None = None
     dropped_words: int = 0
 
@@ -216,6 +219,7 @@ async def chat(body: ChatRequest, desk: TheDesk, patience: Patience = FOREVER) -
     choices = tuple(
         ChatChoice(
             index=i,
+            finish_reason=_finish_reason(one),
             message=AssistantMessage(content=one.label),
             logprobs=_chat_logprobs(one, body.top_logprobs or 0) if body.logprobs else None,
             words=one.words,
@@ -239,6 +243,7 @@ async def complete(body: CompletionRequest, desk: TheDesk, patience: Patience = 
     choices = tuple(
         CompletionChoice(
             index=i,
+            finish_reason=_finish_reason(one),
             text=one.label,
             logprobs=None if body.logprobs is None else _completion_logprobs(one, body.logprobs),
             words=one.words,
@@ -301,6 +306,10 @@ def _about(prefix: str, found: Found, body: _Asked) -> dict[str, Any]:
         "system_fingerprint": found.model.artifact,
         "reasons": found.model.reasons if body.explain else None,
     }
+
+
+def _finish_reason(one: Prediction) -> Literal["stop", "length"]:
+    return "length" if one.unfinished else "stop"
 
 
 def _log(probability: float) -> float:

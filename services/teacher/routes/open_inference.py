@@ -7,6 +7,7 @@ at all of these addresses, whoever raised them: see `understudy.string_errors`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from importlib.metadata import version as version_of
 from typing import Any
@@ -91,7 +92,7 @@ async def ready(request: Request) -> dict[str, bool]:
 async def infer_version(model: str, version: str, request: Request, desk: TheDesk) -> Response:
     asked = await read_inference(request, desk.settings.max_body_bytes)
     await _check_version(desk, model, version)
-    return await _infer(desk, model, asked)
+    return await _infer(desk, model, asked, version)
 
 
 @router.post(
@@ -105,14 +106,14 @@ async def infer(model: str, request: Request, desk: TheDesk) -> Response:
 
 @router.get("/models/{model:path}/versions/{version}/ready", summary="This version of a model is in memory")
 async def version_ready(model: str, version: str, desk: TheDesk) -> ModelReady:
-    _in_memory(desk, model)
+    await _in_memory(desk, model)
     await _check_version(desk, model, version)
     return ModelReady(name=model)
 
 
 @router.get("/models/{model:path}/ready", summary="A model is in memory; asking does not load it")
 async def model_ready(model: str, desk: TheDesk) -> ModelReady:
-    _in_memory(desk, model)
+    await _in_memory(desk, model)
     return ModelReady(name=model)
 
 
@@ -131,8 +132,11 @@ def _metadata(model: str, version: str) -> ModelMetadata:
     return ModelMetadata.of(model, version, "pytorch_safetensors", tensors.INPUTS, tensors.OUTPUTS)
 
 
-def _in_memory(desk: Desk, model: str) -> None:
-    if not desk.is_loaded(model):
+async def _in_memory(desk: Desk, model: str) -> None:
+    """Raise Unavailable unless what the name means now is in memory: an alias may have moved since it was asked."""
+    desk.engine.permit(model)
+    place = await asyncio.to_thread(desk.engine.find, model)
+    if not desk.is_loaded(place.key):
         raise Unavailable(f"model '{model}' is not in memory: load it, or name it in a request")
 
 
@@ -140,10 +144,13 @@ async def _check_version(desk: Desk, model: str, version: str) -> None:
     check_version(model, version, (await desk.info(model)).fingerprint)
 
 
-async def _infer(desk: Desk, model: str, asked: InferRequest) -> Response:
+async def _infer(desk: Desk, model: str, asked: InferRequest, version: str | None = None) -> Response:
+    """Ask a model; where a `version` is named, no other may have answered: the name may have moved on meanwhile."""
     about: dict[str, Any] = {"model_name": model}
     if tensors.explains(asked):
         explained = await desk.attribute(tensors.attribution_request(model, asked))
+        if version is not None:
+            check_version(model, version, explained.fingerprint)
         outputs = tensors.attribution_tensors(explained)
         about["model_version"] = explained.fingerprint
         about["parameters"] = {
@@ -154,6 +161,8 @@ async def _infer(desk: Desk, model: str, asked: InferRequest) -> Response:
         }
     else:
         outputs = tensors.prediction_tensors(await desk.predict(tensors.prediction_request(model, asked)))
+        if version is not None:
+            await _check_version(desk, model, version)
     return tensor_response(asked, outputs, about)
 
 

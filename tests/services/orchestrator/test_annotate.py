@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from services.orchestrator.jobs import Job, Rows
 from services.orchestrator.phases.annotate import plan
 from understudy.data.parquet import AnnotatedExample, read_annotated, read_examples
 from understudy.errors import InvalidRequest, Overloaded, Unavailable
+from understudy.schemas import Example
 from understudy.testing import FakeTeacher
 
 
@@ -58,6 +60,14 @@ def test_preflight_tries_no_row_that_nobody_will_learn_from(bench: Any) -> None:
     assert any("is right on 5 of the first 5 training examples" in message for message in bench.messages(job))
 
 
+def test_preflight_keeps_no_training_rows_in_memory(bench: Any, rows: Any) -> None:
+    job = bench.work(bench.submit(training_file=bench.upload(rows(400, "-kept"))), until="annotate")
+    gc.collect()
+    kept = [one for one in gc.get_objects() if type(one) is Example and "-kept" in one.input]
+    assert job.facts.rows.train > 200
+    assert len(kept) < 50
+
+
 def test_a_teacher_that_fails_now_and_then_costs_attempts_and_no_row(bench: Any, teacher: FakeTeacher) -> None:
     job = bench.work(bench.submit(), until="annotate")
     teacher.fail_next(*[Overloaded("full")] * 12)
@@ -84,7 +94,7 @@ def test_a_teacher_whose_model_changes_on_the_way_fails_the_job(bench: Any, teac
     teacher._answer = changing
     job = bench.work(job, until="train")
     assert (job.status, job.error.param) == ("failed", "method.distillation.teacher.model")
-    assert "changed while it explained" in job.error.message
+    assert "changed during the job" in job.error.message
 
 
 def test_preflight_says_how_well_the_teacher_knows_the_first_rows(bench: Any) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import anyio
@@ -95,6 +98,29 @@ async def test_files_are_listed_newest_first_in_pages(api: httpx.AsyncClient) ->
     oldest = (await api.get("/v1/files", params={"order": "asc", "limit": 1})).json()
     assert oldest["data"][0]["id"] == ids[0]
     assert (await api.get("/v1/files", params={"purpose": "fine-tune-results"})).json()["data"] == []
+
+
+async def test_a_purpose_that_no_database_takes_is_refused(api: httpx.AsyncClient) -> None:
+    assert "printable" in error(await api.get("/v1/files", params={"purpose": "fine\0tune"}), 400, "purpose")
+
+
+async def test_a_disk_that_is_full_while_an_upload_is_received_is_503(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(number: int) -> Callable[..., int]:
+        def write(*_: Any) -> int:
+            raise OSError(number, os.strerror(number))
+
+        return write
+
+    monkeypatch.setattr(SpooledTemporaryFile, "write", fails(errno.ENOSPC))
+    answer = await upload(api, b"row\n")
+    assert "no space is left" in error(answer, 503, None)
+    assert int(answer.headers["retry-after"]) > 0
+    monkeypatch.setattr(SpooledTemporaryFile, "write", fails(errno.EIO))
+    error(await upload(api, b"row\n"), 400, None)
+    monkeypatch.undo()
+    assert (await upload(api, b"row\n")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -241,6 +267,7 @@ D = "method.distillation"
         ("suffix", "x" * 65, "at most 64"),
         ("suffix", "no spaces", "letters, digits"),
         ("metadata", {str(i): "x" for i in range(17)}, "at most 16"),
+        ("metadata.note", "a\0b", "NUL"),
         ("integrations", [{"type": "wandb"}], "integration"),
         ("trainingfile", "x", "no such field"),
         ("method.type", "dpo", "'distillation'"),
@@ -256,6 +283,9 @@ D = "method.distillation"
         (f"{D}.seeds", [1, 1], "twice"),
         (f"{D}.sizes", [20, 20], "twice"),
         (f"{D}.template", "no place for it", "{input}"),
+        (f"{D}.template", "{input}\0", "NUL"),
+        (f"{D}.attribution.settings.a", "\0", "NUL"),
+        (f"{D}.test_file", "file-\0", "NUL"),
         (f"{D}.alias", "a/b", "match"),
         (f"{D}.max_train_rows", 1, "greater than or equal to 2"),
         (f"{D}.rationale_weight", 0, "greater than 0"),
@@ -293,6 +323,35 @@ async def test_half_a_character_is_refused_by_its_field(api: httpx.AsyncClient, 
     body = json.dumps(change("suffix", "\ud800") | {"training_file": await uploaded(api, rows)})
     answer = await api.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
     assert "unicode" in error(answer, 400, "suffix")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "hyperparameters.n_epochs",
+        f"{D}.hyperparameters.n_epochs",
+        f"{D}.hyperparameters.learning_rate_multiplier",
+        f"{D}.teacher.hyperparameters.learning_rate_multiplier",
+        f"{D}.attribution.settings.n_steps",
+        f"{D}.lora.alpha",
+    ],
+)
+@pytest.mark.parametrize("number", ["1e999", "-Infinity", "NaN"])
+async def test_a_number_that_is_none_is_refused_by_its_field(
+    api: httpx.AsyncClient, rows: Any, path: str, number: str
+) -> None:
+    body = json.dumps(change(path, "?") | {"training_file": await uploaded(api, rows)}).replace('"?"', number)
+    answer = await api.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert path.startswith(answer.json()["error"]["param"])  # a sign is refused with the group that it stands in
+    if number == "1e999":
+        assert "finite" in error(answer, 400, path)
+    assert (await api.get("/v1/fine_tuning/jobs")).json()["data"] == []
+
+
+async def test_a_name_with_nul_is_refused_by_the_field_that_it_is_in(api: httpx.AsyncClient, rows: Any) -> None:
+    answer = await create(api, training_file=await uploaded(api, rows), metadata={"a\0b": "x"})
+    assert "a name has no NUL" in error(answer, 400, "metadata")
 
 
 async def test_seed_zero_is_a_seed_and_two_places_must_agree(api: httpx.AsyncClient, rows: Any) -> None:
@@ -435,6 +494,8 @@ async def test_rejected_rows_are_in_the_job_and_all_of_them_at_their_own_address
     assert [row["line"] for row in everything["data"]] == list(range(61, 191))
     part = (await api.get(path, params={"after": 125, "limit": 3})).json()
     assert ([row["line"] for row in part["data"]], part["has_more"]) == ([186, 187, 188], True)
+    assert (await api.get(path, params={"after": 2**53 - 1})).json()["data"] == []
+    error(await api.get(path, params={"after": "9" * 25}), 400, "after")
 
 
 async def test_what_is_not_there_yet_is_404_and_says_where_the_job_is(api: httpx.AsyncClient, bench: Any) -> None:
@@ -479,6 +540,19 @@ async def test_a_model_that_nothing_needs_is_deleted_and_no_other(
         assert job.id in error(await api.delete(f"/v1/models/{needed}"), 409, "model")
         await api.post(f"/v1/fine_tuning/jobs/{job.id}/cancel")
         assert (await api.delete(f"/v1/models/{needed}")).status_code == 200
+
+
+async def test_a_model_that_a_job_cuts_its_student_from_is_needed(
+    api: httpx.AsyncClient, bench: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("base")
+    base = bench.context.artifacts.publish("model", tmp_path).id
+    job = bench.submit(training_file="file-x", model=f"cut:2@{base}", metadata={"note": base})
+    other = bench.submit(training_file="file-y", metadata={"note": base})
+    assert job.id in error(await api.delete(f"/v1/models/{base}"), 409, "model")
+    await api.post(f"/v1/fine_tuning/jobs/{job.id}/cancel")
+    assert other.active, "a note needs nothing"
+    assert (await api.delete(f"/v1/models/{base}")).status_code == 200
 
 
 # --- health --------------------------------------------------------------------------------------------------------

@@ -73,15 +73,22 @@ def test_teacher_tokens_bound_annotation_alone(bench: Any) -> None:
 
 
 def test_a_pause_is_none_of_a_jobs_time(settings: Settings, make_bench: Any, clock: Any) -> None:
-    one = make_bench(settings, FakeTeacher(), clock)
+    one = make_bench(settings.model_copy(update={"lease_seconds": 1e6}), FakeTeacher(), clock)
     job = one.submit(spec={"budget": {"seconds": 100}})
-    one.context.flow.pause(job.id)
-    clock.now += 500
-    one.context.flow.resume(job.id)
-    job = one.context.jobs.get(job.id).with_facts(began_at=clock.now - 510)
-    assert job.paused_seconds == 500
-    assert not annotation_is_over(job, clock.now, 0)
-    assert annotation_is_over(job, clock.now + 40, 0)
+
+    def stand_still() -> None:
+        one.context.flow.pause(job.id)
+        clock.now += 500
+        one.context.flow.resume(job.id)
+
+    stand_still()  # before there was any work
+    one.work(job, until="annotate")
+    clock.now += 10
+    stand_still()
+    paused = one.context.jobs.get(job.id)
+    assert paused.paused_seconds == 1000
+    assert not annotation_is_over(paused, clock.now + 39, 0)
+    assert annotation_is_over(paused, clock.now + 40, 0)
     one.context.close()
 
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from stand.bench import rows
 from stand.server import DISTIL, Server
 
 from services.orchestrator import dry
@@ -59,6 +61,26 @@ def test_it_says_what_a_job_would_find_and_makes_none(server: Server, rows: Any)
     assert "seconds of validate, preflight, annotate, train, evaluate, publish: no earlier" in estimate["unknown"][0]
     assert any("teacher tokens" in reason for reason in estimate["unknown"])
     assert server.http.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+def test_a_row_that_no_training_has_room_for_is_told_with_its_line(server: Server) -> None:
+    outputs = [f"{i} and {i % 7}" for i in range(40)] + [" ".join(f"word{i}" for i in range(700))]
+
+    def upload(verb: str) -> str:
+        rows = (f'{{"input": "{verb} {i}", "output": "{output}"}}\n' for i, output in enumerate(outputs))
+        return str(server.upload("".join(rows)).json()["id"])
+
+    asked = {"teacher": {"model": "teacher"}, "recipe": "finetune", "test_file": upload("count")}
+    found = try_out(
+        server,
+        model="scratch:t5-1x16",
+        training_file=upload("say"),
+        validation_file=upload("tell"),
+        method={"type": "distillation", "distillation": asked},
+    ).json()
+    told = [(row["split"], row["line"], row["param"]) for row in found["rejected_rows"]["data"]]
+    assert told == [("train", 41, "output"), ("validation", 41, "output")]
+    assert found["rows"]["test"] == 41
 
 
 def test_a_teacher_that_will_be_trained_here_is_counted_too(server: Server, rows: Any) -> None:
@@ -175,6 +197,37 @@ def test_paces_of_earlier_jobs_of_the_same_kind_give_the_time(
     assert estimated(running, None, 100.0) == 139
     assert estimated(running.model_copy(update={"status": "paused"}), 4.0, 100.0) is None
     one.context.close()
+
+
+def test_what_is_no_json_for_the_database_in_one_job_spoils_no_other_jobs_estimate(
+    settings: Settings, make_bench: Any, database_url: str, tmp_path: Path
+) -> None:
+    one = make_bench(settings.model_copy(update={"database_url": database_url}), FakeTeacher())
+    context = one.context
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"0" * 1000)
+    artifact = context.artifacts.publish("model", tmp_path / "model")
+
+    def trained(**changes: Any) -> None:
+        job = one.submit_items(1, phase="train", queue="train", **changes)
+        item = context.leases.claim(one.item_ids(job, "train")[0], "a")
+        context.leases.complete(item, {"artifact": artifact.id}, 1)
+        context.flow.end(job.id, "cancelled", Event(message="over"))
+
+    trained()
+    # An earlier version took such jobs: each of the two databases refuses, or cannot look into, one of them.
+    if context.database.dialect == "sqlite":
+        trained(spec={"hyperparameters": {"learning_rate_multiplier": float("inf")}})
+    else:
+        trained(metadata={"note": "a\0b"})
+    for _ in range(7):
+        trained(model="scratch:bert-2x32")  # another student, and more of it than models are looked at
+    job = one.job(training_file=one.upload(rows()))
+    uploaded = context.files.get(job.training_file).bytes
+    assert expect(context, job, ROWS, ARMS).disk_bytes == 3 * artifact.bytes + uploaded
+    another = job.model_copy(update={"model": "scratch:bert-4x16"})
+    assert expect(context, another, ROWS, ARMS).disk_bytes is None
+    context.close()
 
 
 def test_every_job_keeps_its_estimate_and_shows_what_it_spent_beside_it(server: Server, bench: Any) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.orchestrator.jobs import Event
+from services.orchestrator.jobs import Event, JobError, SetAside
+from services.orchestrator.phases import evaluate, faithfulness
 from services.orchestrator.phases.faithfulness import SAMPLE, measured
 from services.orchestrator.settings import Settings
-from understudy.errors import ModelError
+from understudy.data.parquet import read_examples
+from understudy.errors import Conflict, ModelError
 from understudy.evaluation.report import Report
 from understudy.reproduce import reproduce
-from understudy.schemas import AttributionRequest, Faithfulness
+from understudy.schemas import AttributionRequest, Example, Faithfulness, PredictionRequest
 from understudy.testing import FakeTeacher
 
 pytestmark = pytest.mark.usefixtures("fork_server")
@@ -121,6 +126,79 @@ def test_a_teacher_that_cannot_say_how_faithful_it_is_is_told_and_fails_nothing(
     model = bench.context.teachers.model("teacher", grip.check)
     assert measured(bench.context, job, model, tmp_path, grip) is None
     assert grip.said == ["How faithful the maps are was not measured: this model cannot be asked without its words"]
+    bench.context.close()
+
+
+def test_the_rows_of_the_measurement_are_drawn_without_holding_all_of_them() -> None:
+    texts = [f"text {number}" for number in range(1000)]
+    made: list[weakref.ref[Example]] = []
+    most = 0
+
+    def rows() -> Iterator[Example]:
+        nonlocal most
+        for text in texts:
+            row = Example(id=text, input=text, output="fine")
+            made.append(weakref.ref(row))
+            yield row
+            most = max(most, sum(one() is not None for one in made))
+
+    drawn = [row.input for row in faithfulness._drawn(rows())]
+    assert drawn == sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())[:SAMPLE]
+    assert SAMPLE <= most <= SAMPLE + 3
+
+
+def test_rows_that_were_set_aside_are_not_measured(settings: Settings, make_bench: Any) -> None:
+    bench = make_bench(settings, FakeTeacher())
+    job = bench.work(bench.submit(spec={"max_train_rows": 20}), until="train")
+    whole = [row.id for row in faithfulness._learned(bench.context, job)]
+    assert len(whole) == 20
+    lost = SetAside(index=0, unlabelled=False, rows=tuple(whole[:5]), error=JobError(code="unknown", message="lost"))
+    left = job.with_facts(set_aside=(lost,), annotated=15)
+    assert [row.id for row in faithfulness._learned(bench.context, left)] == whole[5:]
+    bench.context.close()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_teacher_with_other_weights_than_it_explained_with_is_not_put_into_a_report(
+    settings: Settings, make_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    teacher = FakeTeacher()
+    bench = make_bench(settings, teacher)
+    job = bench.work(bench.submit(spec=SPEC), until="train")
+    test = read_examples(bench.context.artifacts.folder(job.facts.dataset) / "test.parquet")
+    kept: list[object] = []
+    monkeypatch.setattr(bench.context.rationales, "keep", lambda *asked: kept.append(asked))
+    if when == "before":
+        teacher.fingerprint = "f" * 16
+    else:
+        answered = teacher._predictions
+
+        def changing(request: PredictionRequest) -> Any:
+            teacher.fingerprint = "f" * 16
+            return answered(request)
+
+        teacher._predictions = changing  # type: ignore[method-assign]
+    with pytest.raises(Conflict, match="changed during the job") as raised:
+        evaluate._of_the_teacher(bench.context, job, test, tmp_path, Grip())
+    assert (raised.value.param, kept) == ("method.distillation.teacher.model", [])
+    before = job.with_facts(fingerprint=None)  # as of a job that has none
+    teacher.__dict__.pop("_predictions", None)
+    assert evaluate._of_the_teacher(bench.context, before, test, tmp_path, Grip())["teacher"].model == "teacher"
+    bench.context.close()
+
+
+def test_figures_of_maps_with_other_weights_are_not_kept(settings: Settings, make_bench: Any, tmp_path: Path) -> None:
+    teacher, grip = FaithfulTeacher(), Grip()
+    bench = make_bench(settings, teacher)
+    job = bench.work(bench.submit(spec=SPEC), until="train")
+    model = bench.context.teachers.model("teacher", grip.check)
+    teacher.fingerprint = "f" * 16
+    assert measured(bench.context, job, model, tmp_path / "first", grip) is None
+    assert "changed during the job" in grip.said[0]
+    teacher.fingerprint = model.fingerprint
+    before = len(teacher.asked)
+    assert measured(bench.context, job, model, tmp_path / "second", grip) is not None
+    assert len(teacher.asked) > before, "nothing was kept of the other teacher"
     bench.context.close()
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select, update
 
 from services.orchestrator.database import work_items
 from services.orchestrator.dispatch import sweep
 from services.orchestrator.flow import Next
-from services.orchestrator.jobs import Event, Job, JobError, NewItem
+from services.orchestrator.jobs import Event, Item, Job, JobError, NewItem
 from services.orchestrator.leases import LONGEST_PAUSE
 from services.orchestrator.settings import Settings
 from understudy.errors import Conflict, LeaseLost, StageFailed
@@ -163,6 +165,83 @@ def test_pausing_gives_back_what_runs_without_costing_an_attempt_and_keeps_what_
     bench.context.jobs.update(job.id, "queued")
     assert bench.context.leases.claim(second, "b").attempts == 1
     assert bench.context.flow.results(job.id, "annotate")[0] == {"n": 1}
+
+
+@contextmanager
+def held_after(bench: Any, statement: str) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Stop the first thread that has executed such a statement, before it commits: `reached` says so, `go` ends it."""
+    reached, go, engine = threading.Event(), threading.Event(), bench.context.database._engine
+
+    def hold(_: Any, __: Any, said: str, *___: Any) -> None:
+        if re.match(statement, said) and not reached.is_set():
+            reached.set()
+            go.wait(10)
+
+    event.listen(engine, "after_cursor_execute", hold)
+    yield reached, go
+    event.remove(engine, "after_cursor_execute", hold)
+
+
+def test_a_claim_that_is_not_committed_when_its_job_is_paused_is_taken_back(bench: Any) -> None:
+    job = bench.submit_items(1)
+    (item_id,) = bench.item_ids(job)
+    with held_after(bench, "UPDATE work_items SET state") as (reached, go), ThreadPoolExecutor(2) as pool:
+        claim = pool.submit(bench.context.leases.claim, item_id, "a")
+        assert reached.wait(10)
+        pause = pool.submit(bench.context.flow.pause, job.id)
+        wait([pause], timeout=0.5)
+        go.set()
+        item = claim.result()
+        assert pause.result().status == "paused"
+    (left,) = bench.context.flow.items(job.id, "annotate")
+    assert (left.state, left.attempts, left.worker) == ("pending", 0, None)
+    with pytest.raises(LeaseLost):
+        bench.context.leases.heartbeat(item, 0, 0)
+
+
+def test_a_claim_that_comes_before_a_pause_is_committed_gets_nothing(bench: Any) -> None:
+    job = bench.submit_items(1)
+    (item_id,) = bench.item_ids(job)
+    with held_after(bench, "UPDATE work_items SET not_before") as (reached, go), ThreadPoolExecutor(2) as pool:
+        pause = pool.submit(bench.context.flow.pause, job.id)
+        assert reached.wait(10)
+        claim = pool.submit(bench.context.leases.claim, item_id, "a")
+        wait([claim], timeout=0.5)
+        go.set()
+        assert pause.result().status == "paused"
+        assert claim.result() is None
+    assert bench.context.flow.items(job.id, "annotate")[0].state == "pending"
+
+
+def paused_while_it_runs(bench: Any, attempts: int) -> tuple[Job, Item]:
+    """As an earlier version could leave it: the job is paused, and one of its items is worked on."""
+    job = bench.submit_items(1)
+    item = bench.context.leases.claim(bench.item_ids(job)[0], "a").model_copy(update={"attempts": attempts})
+    with bench.context.database.write() as sql:
+        sql.execute(update(work_items).values(attempts=attempts))
+    bench.context.jobs.update(job.id, "paused")
+    return job, item
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_what_fails_in_a_paused_job_is_done_again_when_it_goes_on(bench: Any, clock: Any, retryable: bool) -> None:
+    job, item = paused_while_it_runs(bench, attempts=3)
+    with pytest.raises(LeaseLost, match="is paused"):
+        bench.context.leases.fail(item, JobError(code="model_error", message="no"), retryable=retryable, pause=0)
+    assert bench.context.jobs.get(job.id).status == "paused"
+    clock.now += 11
+    assert [lost.id for lost in bench.context.flow.recover()] == [item.id]
+    bench.context.flow.resume(job.id)
+    clock.now += LONGEST_PAUSE
+    assert bench.context.leases.claim(item.id, "b").attempts == 3
+
+
+def test_an_item_that_waits_with_all_its_attempts_used_can_be_had_when_its_job_goes_on(bench: Any) -> None:
+    job, item = paused_while_it_runs(bench, attempts=3)
+    with bench.context.database.write() as sql:
+        sql.execute(update(work_items).values(state="pending", lease_until=None))
+    bench.context.flow.resume(job.id)
+    assert bench.context.leases.claim(item.id, "b").attempts == 3
 
 
 def test_a_paused_job_does_not_move_on(bench: Any) -> None:

@@ -157,7 +157,9 @@ def test_the_published_model_is_whole_and_behind_its_alias(served: Served, finis
     assert "DOES NOT BEAT" in card or "BEATS" in card or "INCONCLUSIVE" in card
 
 
-def test_publishing_twice_publishes_one_model(served: Served, finished: Any) -> None:
+def test_publishing_twice_publishes_one_model_and_moves_no_alias(
+    served: Served, finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from services.orchestrator.phases import publish
     from services.orchestrator.pipeline import STAGES
 
@@ -168,6 +170,7 @@ def test_publishing_twice_publishes_one_model(served: Served, finished: Any) -> 
     class Free:
         def check(self) -> None: ...
 
+    monkeypatch.setattr(context.artifacts, "set_alias", lambda *_, **__: pytest.fail("the job's end moves it"))
     again = STAGES["publish"].run(context, job, item, Free())  # type: ignore[arg-type]
     assert isinstance(again, publish.Published)
     assert (again.model, again.result_file) == (job.fine_tuned_model, *job.result_files)

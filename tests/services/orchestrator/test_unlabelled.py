@@ -14,6 +14,7 @@ from services.orchestrator.phases.annotate import Annotated
 from services.orchestrator.phases.train import shards, student_spec, unlabelled_shards
 from understudy.data.parquet import AnnotatedExample, read_annotated, read_inputs
 from understudy.errors import Overloaded
+from understudy.schemas import AttributionRequest, AttributionResponse
 from understudy.testing import FakeTeacher
 
 MANY = {"recipe": ["logit_kd+teacher_labels"]}
@@ -145,3 +146,22 @@ def test_rows_to_which_the_teacher_says_nothing_are_no_labels(bench: Bench) -> N
     none = part.model_copy(update={"empty": 8, "shard": None})
     left = annotate.absorb(job, [whole, none]).facts
     assert ([arm.name for arm in left.arms], len(left.cuts)) == (["finetune"], 1)
+
+
+def test_answers_of_the_teacher_that_broke_off_are_no_labels_and_that_is_said(
+    bench: Bench, rows: Any, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = teacher._attributions
+
+    def said(request: AttributionRequest) -> AttributionResponse:
+        found = whole(request)
+        broken = [request.target == "predicted" and " 7 more " in one.input for one in request.examples]
+        pairs = zip(found.results, broken, strict=True)
+        results = tuple(one.model_copy(update={"unfinished": cut}) for one, cut in pairs)
+        return found.model_copy(update={"results": results})
+
+    monkeypatch.setattr(teacher, "_attributions", said)
+    job = annotated(bench, rows, questions(rows, 40))
+    assert len(labelled(bench, job)) == job.facts.unlabelled_annotated == 39
+    assert "1 of 40 rows without an output have no label: the teacher's answer was longer" in job.facts.cuts[0]
+    assert job.facts.annotated == job.facts.rows.train  # type: ignore[union-attr]

@@ -10,6 +10,7 @@ import pytest
 
 from services.orchestrator.jobs import Job
 from understudy.data.parquet import read_examples
+from understudy.testing import tiny_seq2seq
 
 
 def dataset(bench: Any, job: Job) -> dict[str, list[str]]:
@@ -192,3 +193,86 @@ def test_the_architecture_of_a_cut_is_that_of_the_model_it_names(bench: Any, tmp
     (tmp_path / "config.json").write_text('{"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}')
     job = validated(bench, model=f"cut:1@{tmp_path}", spec={"recipe": "saliency"})
     assert (job.facts.architecture, job.student) == ("seq2seq", f"cut:1@{tmp_path}")
+
+
+LONG = " ".join(f"word{i}" for i in range(700))
+
+
+def open_rows(count: int, *outputs: str, **more: Any) -> str:
+    """An open task, then rows with these outputs."""
+    given = [*(f"{i} and {i % 7}" for i in range(count)), *outputs]
+    made = ({"input": f"say {i} aloud{more.get('tag', '')}", "output": output} for i, output in enumerate(given))
+    return "".join(json.dumps(row) + "\n" for row in made)
+
+
+@pytest.mark.usefixtures("fork_server")
+@pytest.mark.parametrize("student", ["scratch:t5-1x16", "scratch:gpt2-1x16"])
+def test_a_row_that_no_training_has_room_for_is_set_aside_with_its_field(bench: Any, student: str) -> None:
+    job = validated(
+        bench,
+        model=student,
+        training_file=bench.upload(open_rows(40, LONG)),
+        validation_file=bench.upload(open_rows(10, LONG, tag=" again")),
+        spec={"test_file": bench.upload(open_rows(10, LONG, tag=" at last")), "recipe": "finetune"},
+    )
+    assert [(row.split, row.line, row.param) for row in job.facts.rejected_rows] == [
+        ("train", 41, "output"),
+        ("validation", 11, "output"),
+    ]
+    reason = job.facts.rejected_rows[0].reason
+    assert "tokens of the student, whose window has room for 4" in reason
+    assert "shorten it, or take a model with a longer window" in reason
+    assert (job.facts.rows.train, job.facts.rows.validation, job.facts.rows.test) == (40, 10, 11)
+
+
+@pytest.mark.usefixtures("fork_server")
+@pytest.mark.parametrize("finetune", [True, False])
+def test_a_teacher_that_is_trained_has_to_have_room_for_validation_rows_too(
+    bench: Any, tmp_path: Path, finetune: bool
+) -> None:
+    """The student has 512 tokens, its teacher 64."""
+    teacher = {"model": str(tiny_seq2seq(tmp_path / "teacher")), "finetune": finetune}
+    job = validated(
+        bench,
+        model="scratch:t5-1x16",
+        training_file=bench.upload(open_rows(40, "rain " * 60)),
+        validation_file=bench.upload(open_rows(10, "rain " * 60, tag=" again")),
+        spec={
+            "teacher": teacher,
+            "recipe": "finetune",
+            "test_file": bench.upload(open_rows(10, "rain " * 60, tag=" at last")),
+        },
+    )
+    assert [row.split for row in job.facts.rejected_rows] == ["train", "validation"][: 1 + finetune]
+    assert "tokens of the teacher, whose window has room for 48" in job.facts.rejected_rows[0].reason
+
+
+@pytest.mark.usefixtures("fork_server")
+def test_a_choice_that_does_not_fit_is_the_field_at_fault_in_every_split(bench: Any) -> None:
+    def asked(tag: str) -> str:
+        rows = (
+            {"input": f"is {i} odd{tag}?", "output": ["yes", "no"][i % 2], "choices": ["yes", "no"] + [LONG] * (i == 3)}
+            for i in range(20)
+        )
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    files = [bench.upload(asked(tag)) for tag in ("", " really", " at all")]
+    job = validated(
+        bench,
+        model="scratch:t5-1x16",
+        training_file=files[0],
+        validation_file=files[1],
+        spec={"test_file": files[2], "recipe": "finetune"},
+    )
+    assert [(row.split, row.line, row.param) for row in job.facts.rejected_rows] == [
+        (split, 4, "choices") for split in ("train", "validation", "test")
+    ]
+
+
+@pytest.mark.usefixtures("fork_server")
+def test_where_nearly_all_outputs_are_too_long_the_job_fails_and_says_why(bench: Any) -> None:
+    long = [f"{i} {LONG}" for i in range(50)]
+    job = validated(bench, model="scratch:t5-1x16", training_file=bench.upload(open_rows(5, *long)))
+    assert (job.status, job.error.param) == ("failed", "training_file")
+    assert "rows were set aside; the first is line" in job.error.message
+    assert "output takes" in job.error.message

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
-from services.orchestrator.jobs import Status
+from services.orchestrator.flow import Next
+from services.orchestrator.jobs import NewItem, Status
+from services.orchestrator.settings import Settings
 from services.orchestrator.tally import Tally
 from services.orchestrator.wire import job_object
+from understudy.schemas import Progress
+from understudy.testing import FakeTeacher
 
 DONE = Tally(items=1, done=1, completed=1, total=1, sized=1)
 
@@ -23,6 +27,31 @@ def shown(bench: Any, tally: Tally | None, status: Status = "running", **job: An
 def test_the_time_left_follows_from_the_time_gone(bench: Any) -> None:
     job = shown(bench, Tally(items=4, done=1, completed=25, total=100, sized=4))
     assert (job.progress.phase, job.progress.percent, job.progress.eta_seconds) == ("train", 25.0, 30.0)
+
+
+def test_a_pause_is_no_work_whichever_phase_it_was_in(
+    settings: Settings, teacher: FakeTeacher, make_bench: Any, clock: Any
+) -> None:
+    bench = make_bench(settings.model_copy(update={"lease_seconds": 1e6}), teacher, clock)
+    flow, leases = bench.context.flow, bench.context.leases
+    job = bench.submit_items(1)
+
+    def stand_still() -> None:
+        flow.pause(job.id)
+        clock.now += 1000
+        flow.resume(job.id)
+
+    stand_still()
+    leases.complete(leases.claim(bench.item_ids(job)[0], "a"), {}, 1)
+    flow.finish(job.id, "annotate", "train", lambda job, _: (job, Next("train", [NewItem(total=1)] * 4)))
+    leases.complete(leases.claim(bench.item_ids(job, "train")[0], "a"), {}, 1)
+    clock.now += 10
+    stand_still()
+    leases.claim(bench.item_ids(job, "train")[1], "a")
+    assert job_object(
+        bench.context.jobs.get(job.id), bench.context.tallies.of([job.id])[job.id], clock.now
+    ).progress == (Progress(phase="train", completed=1, total=4, unit="steps", percent=25.0, eta_seconds=30.0))
+    bench.context.close()
 
 
 def test_items_that_do_not_know_their_size_yet_are_taken_to_be_like_the_others(bench: Any) -> None:

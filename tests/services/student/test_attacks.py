@@ -352,3 +352,20 @@ def test_no_address_and_no_method_opens_without_a_key(store: Any, publish: Calla
         for path in OPEN:
             assert call(server, "GET", path)[0] == 200
             assert call(server, "POST", path)[0] == 405
+
+
+def test_without_keys_a_page_of_another_site_cannot_have_a_model_loaded(
+    store: Any, publish: Callable[..., str]
+) -> None:
+    publish("one", "production")
+    publish("two", "other")
+    app = create_app(Settings(artifacts=store.root, device="cpu"), store)
+    app.state.this_machine_only = True
+    with Listening(app) as server:
+        server.until_ready()
+        before = httpx.get(f"{server.url}/v1/models").json()["data"]
+        for path in ("/v1/models/other", "/v1/models/other/drift", "/v2/models/other", "/v2/models/other/versions/1"):
+            answer = httpx.get(server.url + path, headers={"Sec-Fetch-Site": "cross-site"})
+            assert answer.status_code == 403, path
+        assert httpx.get(f"{server.url}/v1/models").json()["data"] == before
+        assert httpx.get(f"{server.url}/v1/models/other").status_code == 200

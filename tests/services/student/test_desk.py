@@ -15,7 +15,7 @@ from services.student.desk import Desk
 from services.student.metrics import StudentMetrics
 from services.student.models import Models
 from services.student.settings import Settings
-from understudy.errors import DeadlineExceeded, InvalidRequest, Overloaded, PayloadTooLarge
+from understudy.errors import DeadlineExceeded, InvalidRequest, ModelError, Overloaded, PayloadTooLarge
 from understudy.schemas import Prediction, PredictionInput, PredictionRequest
 from understudy.serving.hf import HFEngine
 
@@ -36,8 +36,11 @@ class Held:
         return self.engine.reasons
 
     @property
-    def adapter(self) -> Any:
-        return self.engine.adapter
+    def bytes(self) -> int:
+        return int(self.engine.bytes)
+
+    def bound(self, max_padded_tokens: int) -> None:
+        self.engine.bound(max_padded_tokens)
 
     def info(self) -> Any:
         return self.engine.info()
@@ -210,6 +213,30 @@ async def test_answers_to_choose_from_count_where_a_model_scores_each(opened: An
         with pytest.raises(PayloadTooLarge, match="fewer answers to choose from"):
             await desk.predict(PredictionRequest(model="writer", inputs=(row,), explain=False))
         assert (await desk.predict(asked("which of these?"))).predictions
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("x", {"template": "word " * 20 + "{input}"}),
+        ("x", {"labels": ("a" * 60, "b" * 60)}),
+        (PredictionInput(input="x", choices=("a" * 60, "b" * 60)), {}),
+        ("x" * 101, {}),
+    ],
+)
+async def test_every_text_counts_with_what_is_read_beside_it(opened: Any, row: Any, options: dict[str, Any]) -> None:
+    async with opened(max_request_chars=1000) as (desk, engine):
+        with pytest.raises(PayloadTooLarge, match="characters together"):
+            await desk.predict(asked(*[row] * 10, **options))
+        assert not engine.batches
+
+
+async def test_a_template_that_leaves_no_room_for_a_text_never_reaches_a_batch(opened: Any) -> None:
+    async with opened() as (desk, engine):
+        with pytest.raises(ModelError, match="shorten the template") as caught:
+            await desk.predict(asked(*["a film"] * 10, template="word " * 500 + "{input}"))
+        assert caught.value.param == "template"
+        assert not engine.batches
 
 
 async def test_the_budget_of_a_pass_is_the_engines_too(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:

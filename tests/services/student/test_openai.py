@@ -29,6 +29,7 @@ def test_what_the_stock_client_asks(client: openai.OpenAI, address: str) -> None
     _a_chat_is_the_native_answer(client, native, expected)
     _a_stream_is_the_same(client, expected)
     _completions_answer_each_prompt(client, expected)
+    _an_answer_that_broke_off_has_another_reason_to_end(client, address)
     _system_and_user_are_read_as_they_were_taught(client, address)
     _a_choice_is_among_its_choices(client)
     _what_cannot_be_done_is_refused_by_name(client)
@@ -100,6 +101,20 @@ def _completions_answer_each_prompt(client: openai.OpenAI, expected: Any) -> Non
     (top,) = first.logprobs.top_logprobs or ()
     assert {label: math.exp(value) for label, value in top.items()} == pytest.approx(expected["probabilities"])
     assert client.completions.create(model="writer", prompt="a film").choices[0].text is not None
+
+
+def _an_answer_that_broke_off_has_another_reason_to_end(client: openai.OpenAI, address: str) -> None:
+    asked = {"model": "writer", "inputs": ["a film"], "explain": False}
+    (native,) = httpx.post(f"http://{address}/v1/predictions", json=asked).json()["predictions"]
+    assert native["unfinished"]  # a model that nobody trained writes on and on
+    completed = client.completions.create(model="writer", prompt="a film").choices[0]
+    chunks = list(client.chat.completions.create(model="writer", messages=user("a film"), stream=True))
+    assert completed.text == native["label"] == chunks[0].choices[0].delta.content
+    assert [completed.finish_reason, *(chunk.choices[0].finish_reason for chunk in chunks)] == [
+        "length",
+        None,
+        "length",
+    ]
 
 
 def _system_and_user_are_read_as_they_were_taught(client: openai.OpenAI, address: str) -> None:

@@ -25,30 +25,50 @@ def answer(label: str, found: int = 0, dropped: int = 0) -> Prediction:
 def test_only_the_last_answers_are_compared() -> None:
     record = Record(("no", "yes"), Profile(rows=200, labels={"no": 100, "yes": 100}), size=100)
     for _ in range(100):
-        record.add(answer("yes"), explained=False)
+        record.add(answer("yes"), asked=0)
     ((name, before),) = record.drift()
     assert (name, before.verdict) == ("labels", "drifted")
     for i in range(100):
-        record.add(answer(("no", "yes")[i % 2]), explained=False)
+        record.add(answer(("no", "yes")[i % 2]), asked=0)
     ((_, after),) = record.drift()
     assert after.verdict == "stable"
     assert record.labels == {"yes": 150, "no": 50}
 
 
 def test_words_that_are_not_in_the_input_drift_on_their_own() -> None:
-    profile = Profile(rows=200, labels={"no": 100, "yes": 100}, words_found=950, words_dropped=50)
+    profile = Profile(rows=200, labels={"no": 100, "yes": 100}, words_found=950, words_dropped=50, top_k=5)
     record = Record(("no", "yes"), profile, size=500)
     for i in range(200):
-        record.add(answer(("no", "yes")[i % 2], found=2, dropped=2), explained=True)
+        record.add(answer(("no", "yes")[i % 2], found=2, dropped=2), asked=5)
     verdicts = {name: shift.verdict for name, shift in record.drift()}
     assert verdicts == {"labels": "stable", "words": "drifted"}
     assert record.words == {"found": 400, "dropped": 400}
 
 
+@pytest.mark.parametrize(
+    ("top_k", "words", "names"),
+    [(5, {"found": 200, "dropped": 50}, ["words"]), (None, {"found": 400, "dropped": 250}, [])],
+)
+def test_words_are_compared_where_as_many_were_asked_for(
+    top_k: int | None, words: dict[str, int], names: list[str]
+) -> None:
+    """One unchanged student, whose first word is always right and whose fifth never is."""
+    record = Record((), Profile(rows=200, words_found=800, words_dropped=200, top_k=top_k), size=1000)
+    for _ in range(50):
+        record.add(answer("a film", found=1), asked=1)
+        record.add(answer("a film", found=4, dropped=1), asked=5)
+        record.add(answer("a film", found=3, dropped=4), asked=20)
+        record.add(answer("a film"), asked=0)
+    assert record.words == words
+    assert [name for name, _ in record.drift()] == names
+    assert {shift.verdict for _, shift in record.drift()} <= {"stable"}
+    assert (record.words_found, record.words_dropped) == (400, 250)
+
+
 def test_answers_beyond_the_task_are_one_label() -> None:
     record = Record(("no", "yes"), Profile(rows=100, labels={"no": 50, "old": 50}), size=10)
     for text in ("a", "b", "no"):
-        record.add(answer(text), explained=False)
+        record.add(answer(text), asked=0)
     assert record.mix == {OTHER: 2, "no": 1}
 
 
@@ -87,6 +107,18 @@ async def test_a_model_is_compared_with_what_was_published_beside_it(
         assert set(found["shifts"]) == ({"labels"} if expected else set())
         assert sum(found["labels"].values()) == 60
         assert (await student.http.get("/v1/models/nothing/drift")).status_code == 404
+
+
+async def test_words_are_those_of_requests_for_as_many_as_the_profile_is_of(
+    running: Any, store: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    profile = {"rows": 9, "words_found": 18, "top_k": 2}
+    published(store, folders["one"], tmp_path / "copy", report=REPORT | {"profile": profile})
+    async with running(store) as student:
+        for options in ({"top_k": 2}, {"top_k": 3}, {"top_k": 2, "explain": False}):
+            await student.ask("a dull film and a long one", "two hours of rain", **options)
+        found = (await student.http.get("/v1/models/production/drift")).json()
+    assert (found["answers"], found["words"], found["profile"]["top_k"]) == (6, {"found": 4, "dropped": 0}, 2)
 
 
 async def test_the_metrics_say_what_was_answered(

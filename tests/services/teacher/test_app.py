@@ -102,6 +102,7 @@ async def test_predictions_name_their_words(serve: Serve) -> None:
         ({"labels": ["a", "positive"]}, 422, "model_error", "labels", "it has negative, neutral, positive"),
         ({"labels": ["positive"]}, 400, "invalid_request", "labels", "at least 2"),
         ({"template": "no place"}, 400, "invalid_request", "template", "{input} exactly once"),
+        ({"template": "word " * 4000 + "{input}"}, 400, "invalid_request", "template", "at most 20000 characters"),
         ({"template": "word " * 90 + "{input}"}, 422, "model_error", "template", "shorten the template"),
         ({"examples": [{"input": "a", "output": "positive"}] * 9}, 413, "payload_too_large", "examples", "at most 8"),
         ({"examples": [{"input": "a " * 60_000}]}, 400, "invalid_request", "examples[0].input", "100000"),

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.anyio
 MakeSettings = Callable[..., Settings]
 OpenDesk = Callable[..., Any]
 
+MANY = tuple(f"answer {i}" for i in range(100))
+
 
 class Watched(Engine):
     """An engine that remembers what it explained, can be held, and refuses texts that say `bad`."""
@@ -235,6 +237,9 @@ async def test_the_settings_of_the_method_are_told_with_their_defaults(desk: Ope
         (PredictionRequest(inputs=("x", {"input": "x", "choices": ("a", "b", "c", "d")})), "inputs[1].choices"),
         (PredictionRequest(inputs=("x",) * 9), "inputs"),
         (PredictionRequest(inputs=("x" * 2000,)), "inputs"),
+        (PredictionRequest(inputs=("x",) * 8, template="word " * 26 + "{input}"), "inputs"),
+        (PredictionRequest(inputs=("x",) * 8, labels=("a" * 70, "b" * 70)), "inputs"),
+        (PredictionRequest(inputs=({"input": "x", "choices": ("a" * 500, "b" * 500)},)), "inputs"),
         (PredictionRequest(inputs=SENTENCES[:8], explain=False), "inputs"),
     ],
 )
@@ -243,6 +248,46 @@ async def test_predictions_have_the_same_limits(desk: OpenDesk, asked: Predictio
         with pytest.raises(PayloadTooLarge) as caught:
             await one.predict(asked)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("change", [{"label": "x" * 400}, {"against": "x" * 400}, {"output": "x" * 400}])
+async def test_the_answers_of_an_explanation_are_characters_too(desk: OpenDesk, change: dict[str, str]) -> None:
+    own = {name: change[name] for name in change if name == "output"}
+    asked = {name: change[name] for name in change if name != "output"}
+    examples = tuple(AttributionExample(input=str(i), **own) for i in range(3))
+    target = {"label": "label", "output": "gold"}.get(next(iter(change)), "predicted")
+    async with desk(max_request_chars=1000) as one:
+        with pytest.raises(PayloadTooLarge, match="have 1203 characters together"):
+            await one.attribute(AttributionRequest(examples=examples, target=target, **asked))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        AttributionRequest(examples=(AttributionExample(input="which?"),), labels=MANY),
+        PredictionRequest(inputs=("which?",), labels=MANY),
+        PredictionRequest(inputs=("which?",), labels=MANY, explain=False),
+        PredictionRequest(inputs=({"input": "which?", "choices": MANY},), explain=False),
+    ],
+)
+async def test_answers_to_choose_from_are_work_whichever_way_they_are_asked_for(
+    desk: OpenDesk, settings: MakeSettings, asked: AttributionRequest | PredictionRequest
+) -> None:
+    async def ask(one: Desk) -> Any:
+        return await (one.predict(asked) if isinstance(asked, PredictionRequest) else one.attribute(asked))
+
+    async with desk(model="decoder", max_request_work=300) as one:
+        with pytest.raises(PayloadTooLarge, match="fewer answers to choose from"):
+            await ask(one)
+    engine = Watched(settings(max_queue_tokens=300))
+    async with desk(engine) as one:
+        first = await hold(engine, one)
+        asked = asked.model_copy(update={"model": "decoder"})
+        with pytest.raises(Overloaded):
+            await ask(one)
+        engine.gate.set()
+        await first
+        await ask(one)  # nobody else is there
 
 
 async def test_an_answer_named_twice_is_refused(desk: OpenDesk) -> None:
@@ -406,6 +451,17 @@ async def test_a_full_queue_refuses_a_stream_at_its_start_and_never_later(
         found = [line async for line in stream]
         await first
     assert found[-1] == {"done": True, "completed": len(texts), "failed": 0}
+
+
+async def test_a_stream_has_the_template_once_for_what_is_under_way(desk: OpenDesk) -> None:
+    texts, template = [str(i % 10) for i in range(2 * STREAM_CHUNK)], "the plot of {input}"
+    characters = len(texts) + STREAM_CHUNK * len(template)
+    async with desk(max_request_chars=characters) as one:
+        found = await lines(one, request(*texts, template=template))
+        assert found[-1] == {"done": True, "completed": len(texts), "failed": 0}
+    async with desk(max_request_chars=characters - 1) as one:
+        with pytest.raises(PayloadTooLarge, match="a shorter template"):
+            await one.stream(request(*texts, template=template))
 
 
 async def test_no_more_of_a_stream_is_computed_than_is_taken(desk: OpenDesk, settings: MakeSettings) -> None:

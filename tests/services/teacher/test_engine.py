@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from services.teacher.engine import Engine
 from services.teacher.settings import Settings
 from understudy.artifacts import ArtifactStore
 from understudy.errors import ModelError, ModelNotFound
+from understudy.models.base import Adapter
+from understudy.models.text import Encoded
 from understudy.schemas import PredictionInput
 from understudy.testing import SENTENCES, tiny_classifier
 
@@ -136,3 +138,34 @@ def test_keys_come_from_the_environment_and_from_a_file_and_are_never_shown(
     found = Settings()
     assert found.keys == ("sk-one", "sk-two", "sk-three")
     assert "sk-one" not in repr(found)
+
+
+@pytest.mark.parametrize("ref", ["classifier", "writer", "decoder"])
+def test_a_template_that_leaves_no_room_is_found_out_by_one_text(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, ref: str
+) -> None:
+    engine = Engine(settings())
+    model = engine.load(engine.find(ref))
+    kind = type(model.adapter)
+    tokenized: list[int] = []
+    tokenize = kind.tokenize
+
+    def counted(adapter: Adapter, texts: Sequence[str]) -> list[Encoded]:
+        tokenized.append(len(texts))
+        return tokenize(adapter, texts)
+
+    monkeypatch.setattr(kind, "tokenize", counted)
+    with pytest.raises(ModelError, match="shorten the template"):
+        model.lengths(SENTENCES, "word " * 500 + "{input}")
+    assert tokenized == [1]
+
+
+def test_an_answer_says_where_it_broke_off_and_the_model_how_much_it_writes(settings: MakeSettings) -> None:
+    engine = Engine(settings())
+    model = engine.load(engine.find("writer"))
+    assert model.info.answer_tokens == model.adapter.longest_answer
+    (found,) = engine.answer(model, None, None, [PredictionInput(input=SENTENCES[0])])
+    assert found.unfinished is model.adapter.answers(SENTENCES[:1])[0].unfinished is True
+    (chosen,) = engine.answer(model, ["rain", "sun"], None, [PredictionInput(input=SENTENCES[0])])
+    assert chosen.unfinished is False
+    assert engine.load(engine.find("classifier")).info.answer_tokens is None

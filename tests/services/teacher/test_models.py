@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -62,12 +63,11 @@ async def test_models_asked_longest_ago_make_room(models: Open, published: Artif
 
 async def test_one_model_under_two_names_is_loaded_once(models: Open, published: ArtifactStore) -> None:
     async with models() as kept:
-        assert not kept.is_loaded("classifier")
+        assert not kept.is_loaded(published.resolve("classifier"))
         one = await ask(kept, "classifier")
         assert await ask(kept, published.resolve("classifier")) is one
-        assert kept.is_loaded("classifier")
         assert kept.is_loaded(published.resolve("classifier"))
-        assert not kept.is_loaded("writer")
+        assert not kept.is_loaded(published.resolve("writer"))
 
 
 async def test_a_model_that_many_ask_for_at_once_is_loaded_once(models: Open, settings: MakeSettings) -> None:
@@ -169,6 +169,52 @@ async def test_requests_that_never_end_do_not_block_the_others_for_ever(
         with pytest.raises(Overloaded, match="has 1 requests"):
             await ask(kept, "writer")
         assert await ask(kept, "classifier") is model
+
+
+async def test_a_model_that_nobody_needs_makes_room_before_one_at_work(
+    models: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.teacher.models, "PATIENCE", 0.05)
+    async with models(max_models=2) as kept, kept.use("classifier") as model:
+        for ref in ("writer", "decoder"):
+            await ask(kept, ref)
+        assert [info.architecture for info in kept.loaded()] == ["classifier", "causal"]
+        assert await ask(kept, "classifier") is model
+
+
+async def test_models_that_are_asked_at_once_beside_one_at_work_do_not_push_each_other_out_unused(
+    models: Open, settings: MakeSettings
+) -> None:
+    loads: list[str] = []
+
+    class Quick(Engine):
+        def size(self, _: Place) -> int | None:
+            return None
+
+        def load(self, place: Place) -> Model:
+            loads.append(place.key)
+            return super().load(place)
+
+        def find(self, ref: str) -> Place:
+            time.sleep(0.02)  # a store that is far away
+            return super().find(ref)
+
+    async with models(Quick(settings(max_models=2))) as kept, kept.use("classifier"):
+        await asyncio.gather(ask(kept, "writer"), ask(kept, "decoder"))
+    assert len(loads) == 3
+
+
+async def test_a_model_that_was_to_make_room_and_stayed_answers_who_asked_meanwhile(
+    models: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.teacher.models, "PATIENCE", 0.2)
+    async with models(max_models=1) as kept, kept.use("classifier") as model:
+        other = asyncio.create_task(ask(kept, "writer"))
+        await asyncio.sleep(0.05)
+        again = asyncio.create_task(ask(kept, "classifier"))
+        with pytest.raises(Overloaded):
+            await other
+        assert await again is model
 
 
 async def test_a_model_is_unloaded_by_name_when_its_requests_have_ended(models: Open, published: ArtifactStore) -> None:

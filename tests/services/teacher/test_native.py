@@ -238,3 +238,16 @@ async def test_metrics_tell_of_queue_batches_cache_and_models(serve: Serve) -> N
     assert float(values["understudy_batch_examples_count"]) >= 1
     assert float(values["understudy_batches_out_of_memory_total"]) == out_of_memory.value
     assert values['understudy_http_requests_total{method="POST",route="/v1/attributions",status="200"}'] == "2.0"
+
+
+async def test_without_keys_a_page_of_another_site_cannot_have_a_model_loaded(settings: MakeSettings) -> None:
+    app = create_app(settings(model=None))
+    app.state.this_machine_only = True
+    async with LifespanManager(app) as manager:
+        transport = httpx.ASGITransport(app=manager.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001") as http:
+            for path in ("/v1/models/writer", "/v2/models/writer", "/v2/models/writer/versions/1"):
+                answer = await http.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+                assert answer.status_code == 403, path
+            assert (await http.get("/v1/models")).json()["data"] == []
+            assert (await http.get("/v1/models/writer")).json()["id"] == "writer"

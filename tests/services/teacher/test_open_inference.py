@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from services.teacher.app import create_app
 from services.teacher.desk import Desk
+from services.teacher.engine import Engine, Place
 from services.teacher.routes.open_inference import HEALTH
 from services.teacher.routes.tensors import said_of_tensors
 from services.teacher.settings import Settings
@@ -409,6 +410,55 @@ async def test_a_model_that_is_not_in_memory_is_not_ready_and_stays_out(serve: S
         assert (await http.get("/v2/models/writer/ready")).json() == {"name": "writer", "ready": True}
         assert len((await http.post("/v2/repository/index", json={"ready": True})).json()) == 1
         assert (await http.post("/v2/repository/models/writer/unload")).json() == {"name": "writer", "unload": True}
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> ArtifactStore:
+    """A store with two models under the aliases `best` and `next`."""
+    store = ArtifactStore(tmp_path / "artifacts")
+    for seed, alias in enumerate(("best", "next")):
+        store.set_alias(alias, store.publish("model", tiny_classifier(tmp_path / alias, seed=seed)).id)
+    return store
+
+
+@pytest.mark.anyio
+async def test_an_alias_that_moved_to_a_model_that_is_not_in_memory_is_not_ready(
+    serve: Serve, versions: ArtifactStore
+) -> None:
+    async with serve(artifacts=versions.root, model=None) as http:
+        (version,) = (await http.get("/v2/models/best")).json()["versions"]
+        paths = ("/v2/models/best/ready", f"/v2/models/best/versions/{version}/ready")
+        assert [(await http.get(path)).status_code for path in paths] == [200, 200]
+        versions.set_alias("best", versions.resolve("next"))
+        assert [(await http.get(path)).status_code for path in paths] == [503, 503]
+        assert [one["version"] for one in (await http.post("/v2/repository/index")).json()] == [version]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("outputs", [["label"], ["label", "words"]], ids=" and ".join)
+async def test_no_other_version_answers_for_the_one_that_is_named(
+    serve: Serve, versions: ArtifactStore, settings: Callable[..., Settings], outputs: list[str]
+) -> None:
+    moves: list[str] = []
+
+    class Moving(Engine):
+        """Where somebody moves the alias as soon as it has been looked up."""
+
+        def find(self, ref: str) -> Place:
+            place = super().find(ref)
+            while moves:
+                versions.set_alias("best", moves.pop())
+            return place
+
+    asked = ONE | {"outputs": [{"name": name} for name in outputs]}
+    async with serve(Moving(settings(artifacts=versions.root)), artifacts=versions.root, model=None) as http:
+        (version,) = (await http.get("/v2/models/best")).json()["versions"]
+        path = f"/v2/models/best/versions/{version}/infer"
+        assert (await http.post(path, json=asked)).status_code == 200
+        moves.append(versions.resolve("next"))
+        answer = await http.post(path, json=asked)
+    assert answer.status_code == 404
+    assert f"model 'best' has no version '{version}'" in answer.json()["error"]
 
 
 @pytest.mark.anyio

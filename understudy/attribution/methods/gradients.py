@@ -34,7 +34,7 @@ def gradients_at(adapter: Adapter, batch: Batch, points: Iterable[Tensor]) -> It
     Points x rows share a forward pass, as many as the adapter's token budget allows; no more of them are in memory.
     """
     objective = adapter.objective(batch)
-    most = max(1, adapter.max_padded_tokens // batch.ids.numel())
+    most = max(1, adapter.rows_of_a_pass(batch) // len(batch.ids))
     waiting = iter(points)
     while chunk := list(islice(waiting, most)):
         leaf = torch.cat(chunk).detach().requires_grad_()

@@ -35,14 +35,13 @@ class IntegratedGradients:
     def __call__(self, adapter: Adapter, batch: Batch) -> Tensor:
         from captum.attr import IntegratedGradients as Captum
 
-        rows, width = batch.ids.shape
         shares = Captum(adapter.objective(batch)).attribute(
             adapter.embed(batch.ids).detach(),  # (B, T, D)
             baselines=adapter.baseline(batch).detach(),
             additional_forward_args=batch.rows,
             n_steps=self.n_steps,
             # Examples x steps in one pass, as many as a token budget allows; captum wants a whole step at least.
-            internal_batch_size=max(rows, adapter.max_padded_tokens // width),
+            internal_batch_size=max(len(batch.ids), adapter.rows_of_a_pass(batch)),
         )
         return shares.detach().sum(-1)
 
