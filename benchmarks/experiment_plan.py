@@ -1,10 +1,10 @@
 """Learning rate, steps and attention dropout: what `plan` decides by.
 
     python benchmarks/experiment_plan.py
-    python benchmarks/experiment_plan.py --name tweets --data FOLDER --model FOLDER
+    python benchmarks/experiment_plan.py --name tweets --data FOLDER --model cut:2@FOLDER
 
-Models from scratch on the docstring data; or a pretrained model, cut to some layers and whole, on the data of a folder
-with `train.jsonl` and `validation.jsonl`. Trains with `finetune` only and reports validation accuracy; no test row is
+Models from scratch on the docstring data; or a pretrained one, cut or whole, on a folder with `train.jsonl`,
+`validation.jsonl` and `test.jsonl`. Trains with `finetune` only and reports validation accuracy; no test row is
 touched. What is finished is not done again. Writes `results/plan_<name>.json`.
 """
 
@@ -25,7 +25,7 @@ from understudy.data.split import remove_leaks, split_examples
 from understudy.data.task import infer_task
 from understudy.data.validate import load_split
 from understudy.models import scratch
-from understudy.models.names import cut_from, is_cut
+from understudy.models.names import is_cut
 from understudy.schemas import Example, Hyperparameters, TaskSpec
 from understudy.training.plan import Shape, resolve
 from understudy.training.run import train
@@ -60,7 +60,7 @@ def main() -> None:
     found = [_run(work, task, one) for one in settings]
     command = "python benchmarks/experiment_plan.py"
     if options.model:
-        command += f" --name {options.name} --data {options.data.name} --model {Path(options.model).name}"
+        command += f" --name {options.name} --data {options.data.name} --model {_shown(options.model)}"
     result = {"date": options.date, "command": command, "threads": 1, "runs": found}
     (RESULTS / f"plan_{options.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -90,16 +90,15 @@ def _scratch() -> Iterator[dict[str, Any]]:
 def _pretrained(model: str) -> Iterator[dict[str, Any]]:
     """Three passes over the rows, and more; then faster."""
     for seed in (0, 1):
-        for one in (cut_from("cut:2", model), model):
-            for rows, lengths in ((100, (21, 100, 200, 400)), (300, (57, 200, 400)), (1000, (189, 400))):
-                for steps in lengths:
-                    yield {"model": one, "rows": rows, "steps": steps, "rate": 5e-5, "dropout": None, "seed": seed}
-            for rate in (1e-4, 2e-4):
-                yield {"model": one, "rows": 100, "steps": 200, "rate": rate, "dropout": None, "seed": seed}
+        for rows, lengths in ((100, (21, 100, 200, 400)), (300, (57, 200, 400)), (1000, (189, 400))):
+            for steps in lengths:
+                yield {"model": model, "rows": rows, "steps": steps, "rate": 5e-5, "dropout": None, "seed": seed}
+        for rate in (1e-4, 2e-4):
+            yield {"model": model, "rows": 100, "steps": 200, "rate": rate, "dropout": None, "seed": seed}
 
 
 def _run(work: Path, task: TaskSpec, setting: dict[str, Any]) -> dict[str, Any]:
-    shown = setting | {"model": "cut:2" if is_cut(setting["model"]) else Path(setting["model"]).name}
+    shown = setting | {"model": _shown(setting["model"])}
     name = "-".join(str(value).replace(":", "-") for value in shown.values())
     original = scratch._CONFIGS
     if setting["dropout"] is not None:
@@ -130,6 +129,11 @@ def _run(work: Path, task: TaskSpec, setting: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
         "cpu_seconds": round(time.process_time() - started, 1),
     }
+
+
+def _shown(model: str) -> str:
+    """Without the place of somebody's folders; of a cut what is kept."""
+    return model.partition("@")[0] if is_cut(model) else Path(model).name
 
 
 def _with(config: Any, dropout: float) -> Any:

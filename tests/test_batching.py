@@ -28,21 +28,25 @@ def test_sorting_leaves_little_padding() -> None:
 
 @pytest.mark.parametrize("longest", [3, 20, 100])
 @pytest.mark.parametrize("budget", [1, 20, 60, 400])
-def test_no_other_plan_costs_less(longest: int, budget: int) -> None:
+@pytest.mark.parametrize("most", [None, 1, 3, 7])
+def test_no_other_plan_costs_less(longest: int, budget: int, most: int | None) -> None:
     draw = random.Random(longest * budget)
     for _ in range(20):
         lengths = [draw.randint(0, longest) for _ in range(draw.randint(0, 30))]
-        batches = plan_batches(lengths, budget)
+        batches = plan_batches(lengths, budget, most)
+        assert all(len(batch) <= (most or 30) for batch in batches)
         assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget for batch in batches)
         cost = sum(len(batch) * max(1, *(lengths[i] for i in batch)) + PASS_COST * budget for batch in batches)
-        assert cost == pytest.approx(_least_cost(sorted((max(1, one) for one in lengths), reverse=True), budget))
+        assert cost == pytest.approx(
+            _least_cost(sorted((max(1, one) for one in lengths), reverse=True), budget, most or 30)
+        )
 
 
-def _least_cost(rows: list[int], budget: int) -> float:
+def _least_cost(rows: list[int], budget: int, most: int) -> float:
     """The cost of the best of all partitions of rows that fall in length."""
     best = [0.0]
     for end in range(1, len(rows) + 1):
-        fitting = [at for at in range(end) if end - at == 1 or (end - at) * rows[at] <= budget]
+        fitting = [at for at in range(end) if end - at <= most and (end - at == 1 or (end - at) * rows[at] <= budget)]
         best.append(min(best[at] + (end - at) * rows[at] + PASS_COST * budget for at in fitting))
     return best[-1]
 

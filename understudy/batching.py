@@ -39,8 +39,10 @@ T5-small. An accelerator, which loses more by a pass, is given a greater budget 
 _FADE = 0.8  # what an older batch counts in the measured pace, against the one after it
 
 
-def plan_batches(lengths: Sequence[int], max_padded_tokens: int) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], max_padded_tokens: int, most_rows: int | None = None) -> list[list[int]]:
     """Group positions so that rows x longest row stays within the budget, at the least cost of all such plans.
+
+    No batch has more than `most_rows`, where that is given.
 
     A plan costs its padded tokens, and `PASS_COST` of the budget for each batch. Sorted by length, longest first, so
     that running out of memory shows on the first batch and not on the last. A row that is longer than the whole budget
@@ -48,7 +50,7 @@ def plan_batches(lengths: Sequence[int], max_padded_tokens: int) -> list[list[in
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rows = [max(1, lengths[i]) for i in order]
-    edges = _edges(rows, max_padded_tokens)
+    edges = _edges(rows, max_padded_tokens, most_rows or len(rows))
     each = PASS_COST * max_padded_tokens
     cheapest = {0: 0.0}  # of the rows before an edge
     begins: dict[int, int] = {}  # where the batch that ends at an edge begins
@@ -64,7 +66,7 @@ def plan_batches(lengths: Sequence[int], max_padded_tokens: int) -> list[list[in
     return batches[::-1]
 
 
-def _edges(rows: Sequence[int], budget: int) -> dict[int, list[int]]:
+def _edges(rows: Sequence[int], budget: int, most: int) -> dict[int, list[int]]:
     """Where a batch of the best plan may end, and for each of these where it may begin. `rows` fall in length.
 
     It begins with the first of several rows of one length, or where it is full: a row that is parted from others of its
@@ -80,7 +82,7 @@ def _edges(rows: Sequence[int], budget: int) -> dict[int, list[int]]:
         if end == 0 or end in edges:
             continue
         edges[end] = []
-        while start and (full := end - max(1, budget // rows[start - 1])) < start:
+        while start and (full := end - min(most, max(1, budget // rows[start - 1]))) < start:
             start = max(first[start - 1], full)
             edges[end].append(start)
         reached += edges[end]

@@ -246,10 +246,16 @@ def _card(ref: str, seed: int, reasons: Literal["gate", "saliency"] = "saliency"
 def _publish(
     folder: Path, ref: str, task: TaskSpec, seed: int, pooling: Literal["mean", "gate", "tags"] = "mean"
 ) -> Path:
+    import torch
+
     from understudy.models.load import create, save
 
     targets = task.labels or TARGETS
     model, tokenizer = create(ref, store=None, task=task, texts=SENTENCES, targets=targets, seed=seed, pooling=pooling)
+    if (
+        task.kind == "classification" and pooling != "mean"
+    ):  # as one that has learned: a fresh gate is half open for all
+        torch.nn.init.normal_(model.gate.weight, generator=torch.Generator().manual_seed(seed))
     save(model, tokenizer, task, _card(ref, seed, "saliency" if pooling == "mean" else "gate"), folder)
     return folder
 

@@ -120,7 +120,7 @@ class Desk:
         closed = request.labels or model.task.labels
         lengths = model.lengths([one.input for one in inputs], request.template)
         costs = [
-            length * model.passes(len(one.choices or closed), request.explain)
+            model.work(length, len(one.choices or closed), request.explain)
             for length, one in zip(lengths, inputs, strict=True)
         ]
         limits.check_work(costs, self.settings)

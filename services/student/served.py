@@ -93,10 +93,13 @@ class Served:
         with self._counting:
             return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def passes(self, candidates: int, explain: bool) -> int:
-        """Passes through the model that one text takes, about: a model that writes scores each candidate on its own.
+    def work(self, length: int, candidates: int, explain: bool) -> int:
+        """Tokens that the model reads of a text of `length` tokens in all its passes, and may write, about.
 
-        Saliency goes back through the model, which costs twice the way there; generated reasons are written once more.
+        A model that writes scores each candidate on its own, and writes an answer where there is none. Saliency goes
+        back through the model, which costs twice the way there; generated reasons are written once more.
         """
         answers = 1 if self.info.architecture == "classifier" else max(1, candidates)
-        return answers + ({"gate": 0, "generated": 1, "saliency": 2}[self.reasons] if explain else 0)
+        passes = answers + ({"gate": 0, "generated": 1, "saliency": 2}[self.reasons] if explain else 0)
+        texts = (not candidates) + (explain and self.reasons == "generated")
+        return length * passes + texts * (self.info.answer_tokens or 0)

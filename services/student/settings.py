@@ -76,7 +76,7 @@ class Settings(GuardedSettings):
     """Characters of one request, all inputs together, each with the template and the answers that it may choose."""
     max_request_work: int = Field(default=4_194_304, ge=1)
     """Tokens of one request, each counted once for every pass that it takes: a model that writes reads a text once for
-    each answer that it may choose."""
+    each answer that it may choose, and an answer of its own counts as the longest that it writes."""
     max_body_bytes: int = Field(default=8 * 1024**2, ge=1)
 
     drift_window: int = Field(default=1000, ge=1)

@@ -6,7 +6,7 @@ Routes call nothing else of this service. Knows nothing of HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -35,7 +35,7 @@ from understudy.schemas import (
     PredictionResponse,
 )
 
-__all__ = ["Desk"]
+__all__ = ["Check", "Desk"]
 
 log = structlog.get_logger()
 
@@ -46,6 +46,14 @@ FULL_SECONDS = 0.5
 """How long a streamed request of which nothing is under way waits before it tries a full queue again."""
 
 _Lines = AsyncGenerator[Mapping[str, Any], None]
+
+
+Check = Callable[[str], None]
+"""Is given the fingerprint of the model that will answer, and raises where it is not the one that was asked."""
+
+
+def _any(_: str) -> None:
+    """Whatever the name means now."""
 
 
 class Desk:
@@ -66,11 +74,12 @@ class Desk:
         """False when the model's thread has ended."""
         return self._answers.queue.alive
 
-    async def attribute(self, request: AttributionRequest) -> AttributionResponse:
+    async def attribute(self, request: AttributionRequest, check: Check = _any) -> AttributionResponse:
         """Explain all examples of a request; one that fails is the whole request's error."""
         limits.check(request, self.settings)
         ref = self._meant(request.model)
         async with self._models.use(ref) as model:
+            check(model.info.fingerprint)
             question = self._explained(model, request, request.examples)
             _check_targets(model, request, request.examples, "examples")
             taken = await self._measured(question, request.examples, "examples")
@@ -92,12 +101,13 @@ class Desk:
         head = await anext(lines)
         return _after(head, lines)
 
-    async def predict(self, request: PredictionRequest) -> PredictionResponse:
+    async def predict(self, request: PredictionRequest, check: Check = _any) -> PredictionResponse:
         """The model's own answers, with the words behind them where the request asks for those."""
         limits.check(request, self.settings)
         ref = self._meant(request.model)
         inputs = [PredictionInput(input=one) if isinstance(one, str) else one for one in request.inputs]
         async with self._models.use(ref) as model:
+            check(model.info.fingerprint)
             answer = self._with_words if request.explain else self._plain
             predictions = await answer(model, request, inputs)
         return PredictionResponse(
@@ -121,9 +131,9 @@ class Desk:
         """The models in memory, the one asked last at the end."""
         return self._models.loaded()
 
-    def is_loaded(self, ref: str) -> bool:
-        """True when the model that was asked by this name is in memory. Raises ModelNotFound where none is offered."""
-        return self._models.is_loaded(ref)
+    async def is_loaded(self, ref: str) -> bool:
+        """True when what a reference names now is in memory. Raises ModelNotFound where it is not offered."""
+        return await self._models.is_loaded(ref)
 
     async def stop(self) -> None:
         """Answer what was accepted and end the threads."""

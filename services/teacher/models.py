@@ -53,9 +53,12 @@ class Models:
     def loaded(self) -> list[ModelInfo]:
         return [held.model.info for held in self._held.values()]
 
-    def is_loaded(self, key: str) -> bool:
-        """True when the model of a place with this key is in memory."""
-        return key in self._held
+    async def is_loaded(self, ref: str) -> bool:
+        """True when what a reference names now is in memory. Raises ModelNotFound where it is not offered."""
+        self.engine.permit(ref)
+        place = await asyncio.to_thread(self.engine.find, ref)
+        held = self._held.get(place.key)
+        return held is not None and held.model.place == place
 
     @asynccontextmanager
     async def use(self, ref: str) -> AsyncIterator[Model]:

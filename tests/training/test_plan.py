@@ -93,8 +93,10 @@ def test_a_wider_and_deeper_scratch_model_learns_more_slowly() -> None:
     assert rates[2] == pytest.approx(1e-3, rel=0.1)
 
 
-def test_few_rows_are_seen_more_often_by_a_scratch_model() -> None:
-    few, many = plan(100), plan(100_000)
+@pytest.mark.parametrize("scratch", [True, False])
+def test_few_rows_are_seen_more_often(scratch: bool) -> None:
+    few, many = plan(100, scratch=scratch), plan(100_000, scratch=scratch)
+    assert few.steps >= 200, "three passes over a hundred rows are no training"
     assert few.steps * few.batch_size / 100 > many.steps * many.batch_size / 100_000
     assert many.steps * many.batch_size >= 100_000, "every row is seen at least once"
 

@@ -162,7 +162,7 @@ class _Work:
 
     def batches(self, max_padded_tokens: int) -> Iterator[list[int]]:
         """Positions that share a pass: of similar length and, where each token has its row, with as many of them."""
-        lengths = self._lengths(max_padded_tokens)
+        answers = self._answers()
         groups: dict[int, list[int]] = {}
         columns: dict[str, int] = {}
         for i, target in enumerate(self.targets):
@@ -171,17 +171,26 @@ class _Work:
                 columns[target] = alone.labels.shape[1]
             groups.setdefault(columns.get(target, 0), []).append(i)
         for group in groups.values():
-            for places in plan_batches([lengths[i] for i in group], max_padded_tokens):
-                yield [group[place] for place in places]
+            for places in plan_batches([len(self.encoded[i].ids) + answers[i] for i in group], max_padded_tokens):
+                yield from self._parts([group[place] for place in places], answers)
 
-    def _lengths(self, max_padded_tokens: int) -> list[int]:
-        """What each example takes of a pass: its text, and the answers that are explained and compared."""
+    def _answers(self) -> list[int]:
+        """Tokens of what is explained of each example, and of what that is compared with."""
         answers = [self.targets] if self.others is None else [self.targets, self.others]
         known = {answer: self.adapter.answer_length(answer) for answer in {*chain(*answers)}}
-        return [
-            self.adapter.row_tokens(len(row.ids), sum(map(known.__getitem__, pair)), max_padded_tokens)
-            for row, *pair in zip(self.encoded, *answers, strict=True)
-        ]
+        return [sum(map(known.__getitem__, pair)) for pair in zip(*answers, strict=True)]
+
+    def _parts(self, positions: Sequence[int], answers: Sequence[int]) -> Iterator[list[int]]:
+        """The same positions in order, parted where the logits of so many answers would take too much memory."""
+        part: list[int] = []
+        longest = 0
+        for i in positions:
+            longest = max(longest, answers[i])
+            if part and len(part) >= self.adapter.most_rows(longest):
+                yield part
+                part, longest = [], answers[i]
+            part.append(i)
+        yield part
 
     def explain(self, positions: Sequence[int]) -> Iterator[tuple[int, _Map]]:
         """The map of each position; a batch that does not fit into memory is halved."""

@@ -19,6 +19,7 @@ from understudy.errors import InvalidRequest, ModelError
 from understudy.models.attention import Attention
 from understudy.models.forms import Form
 from understudy.models.text import Encoded, Template, tokenize
+from understudy.models.trie import MAX_LOGITS
 from understudy.schemas import TaskSpec, TokenProbabilities
 
 __all__ = ["ANSWER_TOKENS", "Adapter", "Answer", "Batch", "Written", "likeliest"]
@@ -236,14 +237,18 @@ class Adapter(ABC):
         """Tokens of an answer that a pass reads beside the text: none of a classifier, to which it is a number."""
         return 0
 
-    def row_tokens(self, text: int, answer: int, budget: int) -> int:  # noqa: ARG002
-        """What a row takes of a pass's `budget` of tokens, by the tokens of its text and of the answers explained."""
-        return text
+    def answer_width(self, batch: Batch) -> int:  # noqa: ARG002
+        """The same of the longest answers of a batch."""
+        return 0
+
+    def most_rows(self, answer: int) -> int:  # noqa: ARG002
+        """How many rows with answers of so many tokens may share a pass, whose logits are all in memory at once."""
+        return MAX_LOGITS
 
     def rows_of_a_pass(self, batch: Batch) -> int:
-        """How many rows such as a batch's longest share a pass."""
-        budget, answer = self.max_padded_tokens, sum(labels.shape[1] for labels in batch.rows[1:])
-        return max(1, budget // self.row_tokens(batch.ids.shape[1], answer, budget))
+        """How many rows as wide as a batch's share a pass."""
+        answer = self.answer_width(batch)
+        return max(1, min(self.max_padded_tokens // (batch.ids.shape[1] + answer), self.most_rows(answer)))
 
     @abstractmethod
     def attention(self, batch: Batch) -> Attention | None:

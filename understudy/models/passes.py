@@ -32,13 +32,18 @@ out_of_memory = _Count()
 """Batches that did not fit into a device's memory: a budget of tokens that is too large for it shows here."""
 
 
-def in_batches(lengths: Sequence[int], max_padded_tokens: int, work: Callable[[Sequence[int]], Sequence[T]]) -> list[T]:
+def in_batches(
+    lengths: Sequence[int],
+    max_padded_tokens: int,
+    work: Callable[[Sequence[int]], Sequence[T]],
+    most_rows: int | None = None,
+) -> list[T]:
     """What `work` makes of each position, in order; it is called with the positions of one batch at a time.
 
     A batch that does not fit into the device's memory is halved. Raises ModelError where one row alone does not fit.
     """
     found: dict[int, T] = {}
-    waiting: list[Sequence[int]] = [*reversed(plan_batches(lengths, max_padded_tokens))]
+    waiting: list[Sequence[int]] = [*reversed(plan_batches(lengths, max_padded_tokens, most_rows))]
     while waiting:
         batch = waiting.pop()
         try:

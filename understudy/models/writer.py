@@ -6,7 +6,6 @@ decoder or decoder. Every answer depends on its own input only, the reasons that
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from understudy.models.base import ANSWER_TOKENS, Adapter, Answer, Written, likeliest
+from understudy.models.base import ANSWER_TOKENS, Adapter, Answer, Batch, Written, likeliest
 from understudy.models.forms import compose, split
 from understudy.models.likelihood import counted, likeliest_tokens, sum_log_probabilities
 from understudy.models.text import Encoded, fitting
@@ -85,10 +84,11 @@ class Writer(Adapter):
     def answer_length(self, answer: str) -> int:
         return self._taken(answer)
 
-    def row_tokens(self, text: int, answer: int, budget: int) -> int:
-        """All tokens of a row are read, and those of the answer have a logit for each word of the vocabulary."""
-        logits = answer * self.model.config.get_text_config().vocab_size
-        return max(text + answer, math.ceil(budget * logits / MAX_LOGITS))
+    def answer_width(self, batch: Batch) -> int:
+        return sum(labels.shape[1] for labels in batch.rows[1:])
+
+    def most_rows(self, answer: int) -> int:
+        return max(1, MAX_LOGITS // (max(1, answer) * self.model.config.get_text_config().vocab_size))
 
     def _taken(self, text: str) -> int:
         """Tokens of a text and the one that ends it."""

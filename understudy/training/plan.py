@@ -26,6 +26,9 @@ VALIDATIONS = 10
 
 BATCH = 16
 PRETRAINED_EPOCHS = 3.0
+PRETRAINED_STEPS = 200
+"""The least for a pretrained one, however few its rows are: three passes over 100 rows leave it untrained (arXiv
+2006.04884 and 2006.05987 found the same of BERT; benchmarks/experiment_plan.py)."""
 SCRATCH_EPOCHS = 6.0
 SCRATCH_STEPS = 400
 """The least for a model that knows nothing yet, however few its rows are."""
@@ -114,7 +117,7 @@ def _steps(asked: Hyperparameters, rows: int, batch: int, scratch: bool) -> int:
     elif scratch:
         steps = max(SCRATCH_STEPS, math.ceil(SCRATCH_EPOCHS * per_epoch))
     else:
-        steps = math.ceil(PRETRAINED_EPOCHS * per_epoch)
+        steps = max(PRETRAINED_STEPS, math.ceil(PRETRAINED_EPOCHS * per_epoch))
     return min(steps, asked.max_steps or steps)
 
 

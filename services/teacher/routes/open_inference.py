@@ -7,15 +7,15 @@ at all of these addresses, whoever raised them: see `understudy.string_errors`.
 
 from __future__ import annotations
 
-import asyncio
 import json
+from functools import partial
 from importlib.metadata import version as version_of
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from services.teacher.desk import Desk
+from services.teacher.desk import Check, Desk
 from services.teacher.routes import tensors
 from services.teacher.routes.state import TheDesk
 from understudy.errors import InvalidRequest, Unavailable
@@ -91,8 +91,7 @@ async def ready(request: Request) -> dict[str, bool]:
 )
 async def infer_version(model: str, version: str, request: Request, desk: TheDesk) -> Response:
     asked = await read_inference(request, desk.settings.max_body_bytes)
-    await _check_version(desk, model, version)
-    return await _infer(desk, model, asked, version)
+    return await _infer(desk, model, asked, partial(check_version, model, version))
 
 
 @router.post(
@@ -133,10 +132,7 @@ def _metadata(model: str, version: str) -> ModelMetadata:
 
 
 async def _in_memory(desk: Desk, model: str) -> None:
-    """Raise Unavailable unless what the name means now is in memory: an alias may have moved since it was asked."""
-    desk.engine.permit(model)
-    place = await asyncio.to_thread(desk.engine.find, model)
-    if not desk.is_loaded(place.key):
+    if not await desk.is_loaded(model):
         raise Unavailable(f"model '{model}' is not in memory: load it, or name it in a request")
 
 
@@ -144,13 +140,10 @@ async def _check_version(desk: Desk, model: str, version: str) -> None:
     check_version(model, version, (await desk.info(model)).fingerprint)
 
 
-async def _infer(desk: Desk, model: str, asked: InferRequest, version: str | None = None) -> Response:
-    """Ask a model; where a `version` is named, no other may have answered: the name may have moved on meanwhile."""
+async def _infer(desk: Desk, model: str, asked: InferRequest, *check: Check) -> Response:
     about: dict[str, Any] = {"model_name": model}
     if tensors.explains(asked):
-        explained = await desk.attribute(tensors.attribution_request(model, asked))
-        if version is not None:
-            check_version(model, version, explained.fingerprint)
+        explained = await desk.attribute(tensors.attribution_request(model, asked), *check)
         outputs = tensors.attribution_tensors(explained)
         about["model_version"] = explained.fingerprint
         about["parameters"] = {
@@ -160,9 +153,7 @@ async def _infer(desk: Desk, model: str, asked: InferRequest, version: str | Non
             "precision": explained.precision,
         }
     else:
-        outputs = tensors.prediction_tensors(await desk.predict(tensors.prediction_request(model, asked)))
-        if version is not None:
-            await _check_version(desk, model, version)
+        outputs = tensors.prediction_tensors(await desk.predict(tensors.prediction_request(model, asked), *check))
     return tensor_response(asked, outputs, about)
 
 

@@ -215,6 +215,16 @@ async def test_answers_to_choose_from_count_where_a_model_scores_each(opened: An
         assert (await desk.predict(asked("which of these?"))).predictions
 
 
+async def test_an_answer_counts_as_much_as_the_model_may_write(opened: Any, publish: Callable[..., str]) -> None:
+    publish("writer", "writer")
+    rows = tuple(f"which {i}?" for i in range(20))
+    async with opened(max_request_work=1000) as (desk, _):
+        with pytest.raises(PayloadTooLarge, match="inputs take about"):
+            await desk.predict(PredictionRequest(model="writer", inputs=rows, explain=False))
+        closed = PredictionRequest(model="writer", inputs=rows, labels=("a", "b"), explain=False)
+        assert len((await desk.predict(closed)).predictions) == 20
+
+
 @pytest.mark.parametrize(
     ("row", "options"),
     [

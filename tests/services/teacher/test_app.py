@@ -156,6 +156,13 @@ async def test_a_wrong_request_is_told_what_would_be_right(
     assert words in error["message"]
 
 
+async def test_a_template_that_is_no_text_is_refused(serve: Serve) -> None:
+    body = rb'{"inputs": ["a dull film"], "template": "\ud800 {input}"}'
+    async with serve() as client:
+        answer = await client.post("/v1/predictions", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "template")
+
+
 async def test_a_service_without_a_default_model_asks_for_one(serve: Serve) -> None:
     async with serve(model=None) as client:
         assert (await ready(client))["model"] is None

@@ -63,11 +63,12 @@ async def test_models_asked_longest_ago_make_room(models: Open, published: Artif
 
 async def test_one_model_under_two_names_is_loaded_once(models: Open, published: ArtifactStore) -> None:
     async with models() as kept:
-        assert not kept.is_loaded(published.resolve("classifier"))
+        assert not await kept.is_loaded("classifier")
         one = await ask(kept, "classifier")
         assert await ask(kept, published.resolve("classifier")) is one
-        assert kept.is_loaded(published.resolve("classifier"))
-        assert not kept.is_loaded(published.resolve("writer"))
+        assert await kept.is_loaded("classifier")
+        assert await kept.is_loaded(published.resolve("classifier"))
+        assert not await kept.is_loaded("writer")
 
 
 async def test_a_model_that_many_ask_for_at_once_is_loaded_once(models: Open, settings: MakeSettings) -> None:

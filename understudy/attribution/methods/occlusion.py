@@ -54,12 +54,12 @@ def _losses(adapter: Adapter, batch: Batch, objective: Callable[..., Tensor], ro
         owners = torch.tensor([cuts[k][0] for k in positions], device=ids.device)
         return [*objective(adapter.embed(ids), mask, *(row[owners] for row in rows[1:]))]
 
-    answer, budget = sum(labels.shape[1] for labels in rows[1:]), adapter.max_padded_tokens
-    lengths = [adapter.row_tokens(len(row.ids), answer, budget) for _, _, row in cuts]
+    answer = adapter.answer_width(batch)
+    lengths = [len(row.ids) + answer for _, _, row in cuts]
     with torch.inference_mode():
         whole = objective(adapter.embed(batch.ids), *rows)
         losses = whole.new_zeros(len(whole), max(map(len, batch.words), default=0), *whole.shape[1:])
-        left = in_batches(lengths, budget, scores)
+        left = in_batches(lengths, adapter.max_padded_tokens, scores, adapter.most_rows(answer))
         for (i, place, _), score in zip(cuts, left, strict=True):
             losses[i, place] = whole[i] - score
     return losses
