@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from understudy.errors import ModelError
-from understudy.models.base import Adapter
+from understudy.models.base import Adapter, Written
 from understudy.models.causal import CausalAdapter, prompt_template, target_ids
 from understudy.models.load import load_adapter
 from understudy.models.read_on import reads_on
@@ -240,5 +240,7 @@ def test_an_answer_that_reads_as_more_tokens_than_were_written_is_cut(adapter: A
     prompt = narrow.tokenize(["dull"])[0]
     broken = "\N{REPLACEMENT CHARACTER}" * 8
     assert len(target_ids(adapter.tokenizer, "{input}", broken)) > 12
-    assert 0 < len(narrow._fitting(broken, prompt)) < 8
-    assert narrow._fitting("the plot", prompt) == "the plot"
+    cut, whole = (narrow._fitting(Written(text, 0.5), prompt) for text in (broken, "the plot"))
+    assert 0 < len(cut.text) < 8
+    assert cut.unfinished
+    assert whole == Written("the plot", 0.5)

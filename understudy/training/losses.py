@@ -45,6 +45,7 @@ def marks_cross_entropy(gate_logits: Tensor, targets: Tensor, mask: Tensor) -> T
     costs nothing.
     """
     real = gate_logits.masked_fill(mask == 0, 0)  # a gate on padding may be as low as its dtype goes
+    targets = targets.to(torch.promote_types(real.dtype, targets.dtype))  # the loss is computed in the dtype of these
     losses = F.binary_cross_entropy_with_logits(real, targets, reduction="none") * mask  # (B, T)
     return losses.sum(-1) / mask.sum(-1).clamp(min=1)
 
